@@ -1,0 +1,82 @@
+/* The engine: a local ternary language model, run in its own process.
+ *
+ * ternd talks to the worker in frames (base/frame.h) over one socketpair; the frame's id is the request's number. The
+ * worker opens no file but the model and no socket at all. One thread decodes for all sessions in turn (a chunk of
+ * prefill or one token for each, then a look at the socket), so a cancel takes effect within one step; a pool of
+ * threads shares the rows of each product. */
+#pragma once
+
+#include "base/buf.h"
+#include "base/chat.h"
+#include "base/frame.h"
+
+/* What to run; borrowed for the worker's life. */
+struct engine_config {
+    const char *model_path;      /* a GGUF file, or NULL for the model in memory below */
+    const void *model_data;      /* an embedded model, read-only */
+    size_t model_bytes;
+    unsigned threads;            /* 0: all cores this process may use, at most 8 */
+    unsigned context;            /* tokens a session may hold, 0: the model's own limit */
+    unsigned sessions;           /* requests decoded side by side; more wait in ternd */
+    unsigned max_tokens;         /* new tokens where the client gave none; 0: what the context leaves */
+    double temperature;          /* where the client gave none */
+    double top_p;
+};
+
+/* Run the worker on the socket `fd` until the peer closes it. Returns the process's exit status: 0 after a clean end,
+ * 2 when the model could not be loaded (the reason was sent as ENGINE_FAILED and logged). */
+int engine_worker_main(int fd, const struct engine_config *cfg);
+
+enum engine_frame {
+    /* to the worker */
+    ENGINE_START = 1,     /* payload: JSON, chat_request_to_json(); id: a new request */
+    ENGINE_CANCEL,        /* no payload; the worker answers ENGINE_END with FINISH_CANCELLED if it was running */
+    ENGINE_PING,          /* no payload, id echoed in ENGINE_PONG by the decode thread itself */
+    /* from the worker */
+    ENGINE_READY = 101,   /* once: JSON {"model":name,"digest":"sha256:hex","context":n,"vocab":n,"sessions":n,
+                             "kernels":"avx2","threads":n,"bytes":n,"load_usec":n,"architecture":"bitnet-b1.58"} */
+    ENGINE_FAILED,        /* once, before exit: text, why the model could not be loaded */
+    ENGINE_PROMPT,        /* struct engine_prompt: prefill is done */
+    ENGINE_TOKEN,         /* engine_token_encode() */
+    ENGINE_END,           /* struct engine_end: nothing more for this id */
+    ENGINE_REFUSED,       /* JSON {"code":…,"message":…}: this id was not run; codes below. Nothing more for this id */
+    ENGINE_PONG,
+};
+
+/* Codes of ENGINE_REFUSED: */
+#define ENGINE_E_CONTEXT "context_length_exceeded"   /* prompt does not leave room for one token */
+#define ENGINE_E_INVALID "invalid_request"
+#define ENGINE_E_BUSY    "engine_busy"               /* all sessions taken */
+#define ENGINE_E_MEMORY  "out_of_memory"
+
+enum engine_finish { FINISH_STOP, FINISH_LENGTH, FINISH_CANCELLED, FINISH_ERROR };
+
+struct engine_prompt { uint32_t n_tokens; uint32_t n_cached; uint64_t prefill_usec; };
+
+struct engine_end {
+    uint32_t finish;          /* enum engine_finish */
+    uint32_t n_prompt, n_tokens;
+    uint32_t reserved;
+    uint64_t prefill_usec, decode_usec;
+};
+
+/* One generated token. Probabilities are of the raw logits, before temperature, penalties and filters. */
+struct engine_alternative { uint32_t id; float logprob; const char *piece; uint32_t piece_len; };
+struct engine_token {
+    uint32_t id;
+    float logprob;            /* natural log of its probability, <= 0 */
+    float margin;             /* top logit minus second logit, >= 0 */
+    float entropy;            /* of the whole distribution, nats */
+    const char *piece;        /* the token's own bytes, may be part of a UTF-8 character */
+    uint32_t piece_len;
+    const char *text;         /* what this step adds to the answer: whole UTF-8 characters, possibly none (held back for a
+                                 stop string or an unfinished character), possibly from earlier tokens */
+    uint32_t text_len;
+    uint32_t n_top;           /* alternatives, best first, only when asked for */
+    struct engine_alternative top[CHAT_MAX_TOP_LOGPROBS];
+};
+
+/* To and from a frame's payload. Encode: 0 or -ENOMEM. Decode: 0 or -EPROTO; strings point into data. */
+int engine_token_encode(struct buf *out, const struct engine_token *t);
+int engine_token_decode(struct engine_token *ret, const uint8_t *data, size_t len);
+const char *engine_finish_name(enum engine_finish f);   /* "stop", "length", "cancelled", "error" */

@@ -1,0 +1,85 @@
+/* The arithmetic of the engine, one table of functions an instruction set, chosen at run time.
+ *
+ * kernels/ref.c is the meaning; every other file gives the same bytes. Ternary kernels are integers in, integers out.
+ * Float kernels keep sixteen running sums (element i goes to sum i mod 16, zero-padded tail) and fold them
+ * 8, 4, 2, 1: s[i] += s[i+8] for i<8, then s[i] += s[i+4] for i<4, …; with -ffp-contract=off and no fused
+ * multiply-add, so that a scalar loop and a vector loop agree to the bit and the check is memcmp.
+ *
+ * Packed ternary rows ("layout A", the canonical I2_S order of bitnet.cpp): cols is a multiple of 128; a row is
+ * cols/4 bytes; in each block of 128 columns / 32 bytes, byte p holds columns p (bits 7:6), p+32 (5:4), p+64 (3:2),
+ * p+96 (1:0); a code c is t+1 for t in {-1, 0, +1}; code 3 never occurs (loaders reject it).
+ *
+ * No function here allocates, fails, or keeps its arguments. No alignment is required beyond the element's. */
+#pragma once
+
+#include <stdbool.h>
+#include "base/err.h"
+
+#define TERNARY_BLOCK 128
+#define Q8_0_BLOCK 32           /* weights a block */
+#define Q8_0_BLOCK_BYTES 34     /* f16 scale, 32 int8 */
+
+struct kernels {
+    const char *name;           /* what TERN_CPU takes: "ref", "avx2", … */
+
+    /* Exact integer sums of packed ternary rows with int8 activations.
+     *   out  (n, rows)   int32, row j of x gives out[j*out_stride .. +rows); out_stride >= rows
+     *   w    (rows, cols) packed as above
+     *   x    (n, cols)   int8 in -127..127, x_stride >= cols bytes apart; columns past the logical width are zero
+     *   cols a multiple of 128, at most 1<<20
+     * Source: BitNet b1.58, arXiv:2402.17764. */
+    void (*ternary_matmul)(int32_t *out, size_t out_stride, const uint8_t *w, const int8_t *x, size_t x_stride,
+                           size_t n, size_t rows, size_t cols);
+
+    /* Absmax quantisation of one activation row: a = max(max|x_i|, 1e-5), s = (float)(127.0 / a),
+     * q_i = rint-to-even(x_i * s) clamped to -127..127. Returns a (so x_i ~ q_i * a / 127). n of any size.
+     * NaN and infinities must not occur in x. */
+    float (*quantize_row)(int8_t *q, const float *x, size_t n);
+
+    /* out_i = (x_i * r) * gain_i with r = 1 / sqrtf(sum(x^2) / n + eps); out may be x. */
+    void (*rms_norm)(float *out, const float *x, const float *gain, size_t n, float eps);
+
+    /* Sum of a_i * b_i. */
+    float (*dot_f32)(const float *a, const float *b, size_t n);
+    /* y_i += s * x_i */
+    void (*axpy_f32)(float *y, float s, const float *x, size_t n);
+
+    /* Dense rows against float activations: out[j*out_stride + r] = dot(w row r, x row j).
+     *   w (rows, cols) IEEE half / bfloat16 / Q8_0 blocks / float; cols % 32 == 0 for Q8_0
+     *   x (n, cols) float, x_stride floats apart
+     * Each product is f32(w) * x; Q8_0's f32(w) = (float)q * f32(d). */
+    void (*matmul_f16)(float *out, size_t out_stride, const uint16_t *w, const float *x, size_t x_stride, size_t n, size_t rows, size_t cols);
+    void (*matmul_q8_0)(float *out, size_t out_stride, const uint8_t *w, const float *x, size_t x_stride, size_t n, size_t rows, size_t cols);
+    void (*matmul_f32)(float *out, size_t out_stride, const float *w, const float *x, size_t x_stride, size_t n, size_t rows, size_t cols);
+
+    /* In place softmax of n scores: subtract the maximum, kernel_exp, divide by the sixteen-way sum. n >= 1. */
+    void (*softmax)(float *x, size_t n);
+
+    /* out_i = max(gate_i, 0)^2 * up_i, and out_i = silu(gate_i) * up_i with silu(v) = v / (1 + kernel_exp(-v)). */
+    void (*relu2_mul)(float *out, const float *gate, const float *up, size_t n);
+    void (*silu_mul)(float *out, const float *gate, const float *up, size_t n);
+};
+
+/* The best variant this machine runs, or the one TERN_CPU names. Chosen once, thread-safe. TERN_CPU naming an unknown
+ * or unsupported variant: NULL, with *err listing what this machine has. Lives for ever. */
+const struct kernels *kernels_get(struct err *err);
+
+/* All variants this machine can run, reference first; returns how many. For the check and for `--json`. */
+size_t kernels_list(const struct kernels *const **ret);
+
+/* exp() by range reduction and a polynomial in plain float operations, the same bits in every variant; relative error
+ * under 2e-7 on -87..88; 0 below -87.3, FLT_MAX-ish saturation above 88. */
+float kernel_exp(float x);
+
+float f16_to_f32(uint16_t h);
+uint16_t f32_to_f16(float f);      /* round to nearest even */
+static inline float bf16_to_f32(uint16_t h)
+{
+    union { uint32_t u; float f; } v = { .u = (uint32_t)h << 16 };
+    return v.f;
+}
+
+/* Pack rows of trits (t in -1..1, row-major, `cols` logical columns) into layout A with zero trits up to the padded
+ * width; out is rows * padded/4 bytes, padded = cols rounded up to 128. For loaders and tests. */
+void ternary_pack(uint8_t *out, const int8_t *t, size_t rows, size_t cols);
+void ternary_unpack(int8_t *t, const uint8_t *packed, size_t rows, size_t cols);
