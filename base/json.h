@@ -5,7 +5,7 @@
 #include <stdbool.h>
 #include "base/err.h"
 
-static inline void json_decrefp(json_t **j) { json_decref(*j); }
+/* cleanup(json_decrefp) is jansson's own. */
 
 /* Parse len bytes that came from outside: duplicate keys and trailing bytes refused, nesting bounded by jansson.
  * NULL and *err ("line L column C: ..." without quoting the text) when it is not JSON. Caller owns the result. */
