@@ -134,7 +134,7 @@ static int message_read(json_t **ret, json_t *message, size_t at, struct err *er
     const json_t *calls = json_object_get(message, "tool_calls");
     cleanup(json_decrefp) json_t *m = NULL;
     const char *role, *ignored;
-    json_t *content;
+    json_t *content = NULL;
     struct err why;
     int r;
 
