@@ -1,6 +1,7 @@
 /* The log of a role. Under systemd, $JOURNAL_STREAM names the device and inode of the stream that was made for us; only
  * when it is still our stderr do lines go to the journal as fields, since a person may have redirected stderr. A line is
- * put together on the stack and leaves in one write, so that threads and roles sharing a stderr do not mix theirs. */
+ * put together on the stack and leaves in one write, so that threads and roles sharing a stderr do not mix theirs.
+ * sd_journal_sendv() says 0 also when there is no journal socket (a service in its own root), hence JOURNAL_SOCKET. */
 #define SD_JOURNAL_SUPPRESS_LOCATION
 #include <errno.h>
 #include <stdarg.h>
@@ -14,6 +15,7 @@
 #include "base/log.h"
 
 #define LINE_BYTES 2048
+#define JOURNAL_SOCKET "/run/systemd/journal/socket"
 
 static const struct { const char *name; int priority; } levels[] = {
     [LOG_LEVEL_ERROR]   = {"error", 3},
@@ -42,7 +44,7 @@ void log_init(const char *role, enum log_level level)
 {
     log_role = role;
     log_set_level(level);
-    to_journal = stderr_is_journal();
+    to_journal = stderr_is_journal() && access(JOURNAL_SOCKET, W_OK) == 0;
 }
 
 void log_set_level(enum log_level level)
