@@ -1,0 +1,456 @@
+/* Kernels for x86-64 with AVX2 and F16C, without fused multiply-add, giving ref.c's bytes.
+ *
+ * Sixteen running sums are two vectors of eight; a tail is a zero-padded sixteen. Ternary codes 0..2 go unsigned times
+ * signed activations into sixteen-bit lanes: one block of 128 columns adds at most 4 * 2 * 2 * 127 = 2032 to a lane, so
+ * sixteen blocks fit (32512) before the lanes are widened; the sum of the activations is taken away at the end. */
+#include "kernels/internal.h"
+
+#include <immintrin.h>
+#include <math.h>
+#include <string.h>
+
+#define ALWAYS_INLINE static inline __attribute__((always_inline))
+#define BLOCKS_A_WIDENING 16
+#define ROWS_A_PASS 16          /* ternary rows that stay in cache while all activation rows pass */
+
+struct v16 { __m256 lo, hi; };
+
+ALWAYS_INLINE struct v16 load16(const float *p)
+{
+    return (struct v16){ _mm256_loadu_ps(p), _mm256_loadu_ps(p + 8) };
+}
+
+ALWAYS_INLINE struct v16 load16_tail(const float *p, size_t n)
+{
+    float padded[16] = {0};
+
+    memcpy(padded, p, n * sizeof(*p));
+    return load16(padded);
+}
+
+ALWAYS_INLINE void store16(float *p, struct v16 v)
+{
+    _mm256_storeu_ps(p, v.lo);
+    _mm256_storeu_ps(p + 8, v.hi);
+}
+
+ALWAYS_INLINE void store16_tail(float *p, struct v16 v, size_t n)
+{
+    float padded[16];
+
+    store16(padded, v);
+    memcpy(p, padded, n * sizeof(*p));
+}
+
+ALWAYS_INLINE struct v16 zero16(void)
+{
+    return (struct v16){ _mm256_setzero_ps(), _mm256_setzero_ps() };
+}
+
+ALWAYS_INLINE struct v16 add_product(struct v16 s, struct v16 a, struct v16 b)
+{
+    return (struct v16){ _mm256_add_ps(s.lo, _mm256_mul_ps(a.lo, b.lo)), _mm256_add_ps(s.hi, _mm256_mul_ps(a.hi, b.hi)) };
+}
+
+ALWAYS_INLINE float fold(struct v16 s)
+{
+    __m256 eight = _mm256_add_ps(s.lo, s.hi);
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+
+ALWAYS_INLINE __m256 exp8(__m256 x)
+{
+    __m256 inside = _mm256_cmp_ps(x, _mm256_set1_ps(EXP_LOW), _CMP_GE_OQ);
+    __m256 round = _mm256_set1_ps(EXP_ROUND), k, r, p, scale;
+
+    x = _mm256_min_ps(x, _mm256_set1_ps(EXP_HIGH));
+    k = _mm256_sub_ps(_mm256_add_ps(_mm256_mul_ps(x, _mm256_set1_ps(EXP_LOG2E)), round), round);
+    r = _mm256_sub_ps(_mm256_sub_ps(x, _mm256_mul_ps(k, _mm256_set1_ps(EXP_LN2_HIGH))),
+                      _mm256_mul_ps(k, _mm256_set1_ps(EXP_LN2_LOW)));
+    p = _mm256_add_ps(_mm256_mul_ps(_mm256_set1_ps(EXP_P4), r), _mm256_set1_ps(EXP_P3));
+    p = _mm256_add_ps(_mm256_mul_ps(p, r), _mm256_set1_ps(EXP_P2));
+    p = _mm256_add_ps(_mm256_mul_ps(p, r), _mm256_set1_ps(EXP_P1));
+    p = _mm256_add_ps(_mm256_mul_ps(p, r), _mm256_set1_ps(EXP_P0));
+    p = _mm256_add_ps(_mm256_add_ps(_mm256_mul_ps(p, _mm256_mul_ps(r, r)), r), _mm256_set1_ps(1));
+    scale = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(k), _mm256_set1_epi32(127)), 23));
+    return _mm256_and_ps(_mm256_mul_ps(p, scale), inside);
+}
+
+/* ---- ternary ---------------------------------------------------------------------------------------------------- */
+
+ALWAYS_INLINE int32_t add_lanes(__m256i v)
+{
+    __m128i four = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    __m128i two = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+
+    return _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 0xb1)));
+}
+
+static int32_t sum_row(const int8_t *x, size_t cols)
+{
+    __m256i total = _mm256_setzero_si256();
+
+    for (size_t c = 0; c < cols; c += 32) {
+        __m256i pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), _mm256_loadu_si256((const __m256i *)(x + c)));
+
+        total = _mm256_add_epi32(total, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    }
+    return add_lanes(total);
+}
+
+/* n_rows * n_x <= 4 products, both known where this is inlined. x_sums: of the activation rows. */
+ALWAYS_INLINE void ternary_tile(int32_t *out, size_t out_stride, const uint8_t *w, const int8_t *x, size_t x_stride,
+                                size_t cols, const int32_t *x_sums, const size_t n_rows, const size_t n_x)
+{
+    const __m256i mask = _mm256_set1_epi8(3);
+    const size_t n_blocks = cols / TERNARY_BLOCK;
+    __m256i total[4] = {0};
+
+    for (size_t first = 0; first < n_blocks; first += BLOCKS_A_WIDENING) {
+        size_t end = MIN(first + BLOCKS_A_WIDENING, n_blocks);
+        __m256i part[4] = {0};
+
+        for (size_t b = first; b < end; b++)
+#pragma GCC unroll 4
+            for (size_t r = 0; r < n_rows; r++) {
+                __m256i codes = _mm256_loadu_si256((const __m256i *)(w + r * (cols / 4) + b * 32));
+                __m256i u[4] = {
+                    _mm256_and_si256(_mm256_srli_epi16(codes, 6), mask), _mm256_and_si256(_mm256_srli_epi16(codes, 4), mask),
+                    _mm256_and_si256(_mm256_srli_epi16(codes, 2), mask), _mm256_and_si256(codes, mask),
+                };
+
+#pragma GCC unroll 4
+                for (size_t j = 0; j < n_x; j++)
+#pragma GCC unroll 4
+                    for (size_t q = 0; q < 4; q++) {
+                        const void *at = x + j * x_stride + b * TERNARY_BLOCK + q * 32;
+                        __m256i *p = &part[r * n_x + j];
+
+                        *p = _mm256_add_epi16(*p, _mm256_maddubs_epi16(u[q], _mm256_loadu_si256(at)));
+                    }
+            }
+#pragma GCC unroll 4
+        for (size_t i = 0; i < n_rows * n_x; i++)
+            total[i] = _mm256_add_epi32(total[i], _mm256_madd_epi16(part[i], _mm256_set1_epi16(1)));
+    }
+
+#pragma GCC unroll 4
+    for (size_t r = 0; r < n_rows; r++)
+#pragma GCC unroll 4
+        for (size_t j = 0; j < n_x; j++)
+            out[j * out_stride + r] = add_lanes(total[r * n_x + j]) - x_sums[j];
+}
+
+/* Some weight rows against one to four activation rows. */
+static void ternary_rows(int32_t *out, size_t out_stride, const uint8_t *w, const int8_t *x, size_t x_stride, size_t n,
+                         size_t rows, size_t cols)
+{
+    int32_t sums[4];
+    size_t r = 0;
+
+    for (size_t j = 0; j < n; j++)
+        sums[j] = sum_row(x + j * x_stride, cols);
+    if (n == 1)
+        for (; r + 4 <= rows; r += 4)
+            ternary_tile(out + r, out_stride, w + r * (cols / 4), x, x_stride, cols, sums, 4, 1);
+    for (; r < rows; r++) {
+        int32_t *o = out + r;
+        const uint8_t *row = w + r * (cols / 4);
+
+        switch (n) {
+        case 1: ternary_tile(o, out_stride, row, x, x_stride, cols, sums, 1, 1); break;
+        case 2: ternary_tile(o, out_stride, row, x, x_stride, cols, sums, 1, 2); break;
+        case 3: ternary_tile(o, out_stride, row, x, x_stride, cols, sums, 1, 3); break;
+        case 4: ternary_tile(o, out_stride, row, x, x_stride, cols, sums, 1, 4); break;
+        }
+    }
+}
+
+static void ternary_matmul(int32_t *out, size_t out_stride, const uint8_t *w, const int8_t *x, size_t x_stride,
+                           size_t n, size_t rows, size_t cols)
+{
+    size_t pass = n <= 4 ? rows : ROWS_A_PASS;
+
+    for (size_t r = 0; r < rows; r += pass)
+        for (size_t j = 0; j < n; j += 4)
+            ternary_rows(out + j * out_stride + r, out_stride, w + r * (cols / 4), x + j * x_stride, x_stride,
+                         MIN(n - j, 4), MIN(rows - r, pass), cols);
+}
+
+ALWAYS_INLINE __m256i quantize32(const float *x, __m256 s)
+{
+    __m256i a = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x), s));
+    __m256i b = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + 8), s));
+    __m256i c = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + 16), s));
+    __m256i d = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + 24), s));
+    __m256i q = _mm256_packs_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d));
+
+    /* Packing works within each half: put the fours back in order. */
+    q = _mm256_permutevar8x32_epi32(q, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+    return _mm256_max_epi8(q, _mm256_set1_epi8(-127));
+}
+
+static float quantize_row(int8_t *q, const float *x, size_t n)
+{
+    const __m256 sign = _mm256_set1_ps(-0.0f);
+    __m256 max8 = _mm256_set1_ps(QUANT_FLOOR);
+    float lanes[8], a = QUANT_FLOOR, s;
+    size_t i = 0;
+
+    for (; i + 8 <= n; i += 8)
+        max8 = _mm256_max_ps(max8, _mm256_andnot_ps(sign, _mm256_loadu_ps(x + i)));
+    _mm256_storeu_ps(lanes, max8);
+    for (size_t lane = 0; lane < 8; lane++)
+        a = fmaxf(a, lanes[lane]);
+    for (; i < n; i++)
+        a = fmaxf(a, fabsf(x[i]));
+
+    s = (float)(127.0 / a);
+    for (i = 0; i + 32 <= n; i += 32)
+        _mm256_storeu_si256((__m256i *)(q + i), quantize32(x + i, _mm256_set1_ps(s)));
+    if (i < n) {
+        float padded[32] = {0};
+        int8_t tail[32];
+
+        memcpy(padded, x + i, (n - i) * sizeof(*x));
+        _mm256_storeu_si256((__m256i *)tail, quantize32(padded, _mm256_set1_ps(s)));
+        memcpy(q + i, tail, n - i);
+    }
+    return a;
+}
+
+/* ---- dense ------------------------------------------------------------------------------------------------------ */
+
+/* Sixteen weights from element i of a row, as floats. */
+ALWAYS_INLINE struct v16 weights_f32(const void *row, size_t i)
+{
+    return load16((const float *)row + i);
+}
+
+ALWAYS_INLINE struct v16 weights_f16(const void *row, size_t i)
+{
+    const __m128i *at = (const void *)((const uint16_t *)row + i);
+
+    return (struct v16){ _mm256_cvtph_ps(_mm_loadu_si128(at)), _mm256_cvtph_ps(_mm_loadu_si128(at + 1)) };
+}
+
+ALWAYS_INLINE struct v16 weights_q8_0(const void *row, size_t i)
+{
+    const uint8_t *block = (const uint8_t *)row + i / Q8_0_BLOCK * Q8_0_BLOCK_BYTES;
+    __m128i q = _mm_loadu_si128((const void *)(block + 2 + i % Q8_0_BLOCK));
+    __m256 scale;
+    uint16_t half;
+
+    memcpy(&half, block, sizeof(half));
+    scale = _mm256_broadcastss_ps(_mm_cvtph_ps(_mm_cvtsi32_si128(half)));
+    return (struct v16){ _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(q)), scale),
+                         _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(q, 8))), scale) };
+}
+
+/* One weight row against n <= 4 activation rows; weight_bytes 0: the type has no tail. */
+ALWAYS_INLINE void dense_tile(float *out, size_t out_stride, const void *row, const float *x, size_t x_stride, size_t cols,
+                              struct v16 (*weights)(const void *, size_t), size_t weight_bytes, const size_t n)
+{
+    struct v16 s[4] = { zero16(), zero16(), zero16(), zero16() };
+    size_t i = 0;
+
+    for (; i + 16 <= cols; i += 16) {
+        struct v16 w = weights(row, i);
+
+#pragma GCC unroll 4
+        for (size_t j = 0; j < n; j++)
+            s[j] = add_product(s[j], w, load16(x + j * x_stride + i));
+    }
+    if (weight_bytes && i < cols) {
+        uint8_t padded[16 * sizeof(float)] = {0};
+        struct v16 w;
+
+        memcpy(padded, (const uint8_t *)row + i * weight_bytes, (cols - i) * weight_bytes);
+        w = weights(padded, 0);
+#pragma GCC unroll 4
+        for (size_t j = 0; j < n; j++)
+            s[j] = add_product(s[j], w, load16_tail(x + j * x_stride + i, cols - i));
+    }
+#pragma GCC unroll 4
+    for (size_t j = 0; j < n; j++)
+        out[j * out_stride] = fold(s[j]);
+}
+
+ALWAYS_INLINE void dense_matmul(float *out, size_t out_stride, const void *w, size_t row_bytes, const float *x, size_t x_stride,
+                                size_t n, size_t rows, size_t cols,
+                                struct v16 (*weights)(const void *, size_t), size_t weight_bytes)
+{
+    for (size_t r = 0; r < rows; r++)
+        for (size_t j = 0; j < n; j += 4) {
+            float *o = out + j * out_stride + r;
+            const void *row = (const uint8_t *)w + r * row_bytes;
+            const float *xj = x + j * x_stride;
+
+            switch (MIN(n - j, 4)) {
+            case 1: dense_tile(o, out_stride, row, xj, x_stride, cols, weights, weight_bytes, 1); break;
+            case 2: dense_tile(o, out_stride, row, xj, x_stride, cols, weights, weight_bytes, 2); break;
+            case 3: dense_tile(o, out_stride, row, xj, x_stride, cols, weights, weight_bytes, 3); break;
+            case 4: dense_tile(o, out_stride, row, xj, x_stride, cols, weights, weight_bytes, 4); break;
+            }
+        }
+}
+
+static void matmul_f16(float *out, size_t out_stride, const uint16_t *w, const float *x, size_t x_stride,
+                       size_t n, size_t rows, size_t cols)
+{
+    dense_matmul(out, out_stride, w, cols * sizeof(*w), x, x_stride, n, rows, cols, weights_f16, sizeof(*w));
+}
+
+static void matmul_q8_0(float *out, size_t out_stride, const uint8_t *w, const float *x, size_t x_stride,
+                        size_t n, size_t rows, size_t cols)
+{
+    dense_matmul(out, out_stride, w, cols / Q8_0_BLOCK * Q8_0_BLOCK_BYTES, x, x_stride, n, rows, cols, weights_q8_0, 0);
+}
+
+static void matmul_f32(float *out, size_t out_stride, const float *w, const float *x, size_t x_stride,
+                       size_t n, size_t rows, size_t cols)
+{
+    dense_matmul(out, out_stride, w, cols * sizeof(*w), x, x_stride, n, rows, cols, weights_f32, sizeof(*w));
+}
+
+/* ---- vectors ---------------------------------------------------------------------------------------------------- */
+
+static float dot_f32(const float *a, const float *b, size_t n)
+{
+    struct v16 s = zero16();
+    size_t i = 0;
+
+    for (; i + 16 <= n; i += 16)
+        s = add_product(s, load16(a + i), load16(b + i));
+    if (i < n)
+        s = add_product(s, load16_tail(a + i, n - i), load16_tail(b + i, n - i));
+    return fold(s);
+}
+
+static void rms_norm(float *out, const float *x, const float *gain, size_t n, float eps)
+{
+    float r = 1 / sqrtf(dot_f32(x, x, n) / (float)n + eps);
+    size_t i = 0;
+
+    for (; i + 8 <= n; i += 8)
+        _mm256_storeu_ps(out + i, _mm256_mul_ps(_mm256_mul_ps(_mm256_loadu_ps(x + i), _mm256_set1_ps(r)),
+                                                _mm256_loadu_ps(gain + i)));
+    for (; i < n; i++)
+        out[i] = (x[i] * r) * gain[i];
+}
+
+static void axpy_f32(float *y, float s, const float *x, size_t n)
+{
+    size_t i = 0;
+
+    for (; i + 8 <= n; i += 8)
+        _mm256_storeu_ps(y + i, _mm256_add_ps(_mm256_loadu_ps(y + i), _mm256_mul_ps(_mm256_set1_ps(s), _mm256_loadu_ps(x + i))));
+    for (; i < n; i++)
+        y[i] += s * x[i];
+}
+
+ALWAYS_INLINE struct v16 exp16(struct v16 x, __m256 max)
+{
+    return (struct v16){ exp8(_mm256_sub_ps(x.lo, max)), exp8(_mm256_sub_ps(x.hi, max)) };
+}
+
+static float max_f32(const float *x, size_t n)
+{
+    __m256 max8 = _mm256_set1_ps(x[0]);
+    float lanes[8], max = x[0];
+    size_t i = 0;
+
+    for (; i + 8 <= n; i += 8)
+        max8 = _mm256_max_ps(max8, _mm256_loadu_ps(x + i));
+    _mm256_storeu_ps(lanes, max8);
+    for (size_t lane = 0; lane < 8; lane++)
+        max = lanes[lane] > max ? lanes[lane] : max;
+    for (; i < n; i++)
+        max = x[i] > max ? x[i] : max;
+    return max;
+}
+
+static void softmax(float *x, size_t n)
+{
+    const __m256 max = _mm256_set1_ps(max_f32(x, n));
+    const struct v16 one = { _mm256_set1_ps(1), _mm256_set1_ps(1) };
+    struct v16 s = zero16();
+    size_t i = 0;
+    float sum;
+
+    for (; i + 16 <= n; i += 16) {
+        struct v16 e = exp16(load16(x + i), max);
+
+        s = add_product(s, e, one);
+        store16(x + i, e);
+    }
+    if (i < n) {
+        float padded[16] = { [0 ... 15] = -INFINITY };     /* whose exponential is zero */
+        struct v16 e;
+
+        memcpy(padded, x + i, (n - i) * sizeof(*x));
+        e = exp16(load16(padded), max);
+        s = add_product(s, e, one);
+        store16_tail(x + i, e, n - i);
+    }
+    sum = fold(s);
+    for (i = 0; i + 8 <= n; i += 8)
+        _mm256_storeu_ps(x + i, _mm256_div_ps(_mm256_loadu_ps(x + i), _mm256_set1_ps(sum)));
+    for (; i < n; i++)
+        x[i] /= sum;
+}
+
+ALWAYS_INLINE __m256 relu2_8(__m256 gate, __m256 up)
+{
+    __m256 g = _mm256_max_ps(gate, _mm256_setzero_ps());
+
+    return _mm256_mul_ps(_mm256_mul_ps(g, g), up);
+}
+
+ALWAYS_INLINE __m256 silu_8(__m256 gate, __m256 up)
+{
+    __m256 e = exp8(_mm256_xor_ps(gate, _mm256_set1_ps(-0.0f)));
+
+    return _mm256_mul_ps(_mm256_div_ps(gate, _mm256_add_ps(_mm256_set1_ps(1), e)), up);
+}
+
+ALWAYS_INLINE void gate_mul(float *out, const float *gate, const float *up, size_t n, __m256 (*act)(__m256, __m256))
+{
+    size_t i = 0;
+
+    for (; i + 8 <= n; i += 8)
+        _mm256_storeu_ps(out + i, act(_mm256_loadu_ps(gate + i), _mm256_loadu_ps(up + i)));
+    if (i < n) {
+        struct v16 g = load16_tail(gate + i, n - i), u = load16_tail(up + i, n - i);
+
+        store16_tail(out + i, (struct v16){ act(g.lo, u.lo), g.hi }, n - i);
+    }
+}
+
+static void relu2_mul(float *out, const float *gate, const float *up, size_t n)
+{
+    gate_mul(out, gate, up, n, relu2_8);
+}
+
+static void silu_mul(float *out, const float *gate, const float *up, size_t n)
+{
+    gate_mul(out, gate, up, n, silu_8);
+}
+
+const struct kernels kernels_avx2 = {
+    .name = "avx2",
+    .ternary_matmul = ternary_matmul,
+    .quantize_row = quantize_row,
+    .rms_norm = rms_norm,
+    .dot_f32 = dot_f32,
+    .axpy_f32 = axpy_f32,
+    .matmul_f16 = matmul_f16,
+    .matmul_q8_0 = matmul_q8_0,
+    .matmul_f32 = matmul_f32,
+    .softmax = softmax,
+    .relu2_mul = relu2_mul,
+    .silu_mul = silu_mul,
+};

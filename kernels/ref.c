@@ -1,0 +1,238 @@
+/* The reference kernels: what every other instruction set has to reproduce to the bit, written to be read. The order of
+ * additions is part of the meaning (kernels.h); nothing here may be reassociated or fused. */
+#include "kernels/internal.h"
+
+#include <math.h>
+#include <string.h>
+
+#define SUMS 16
+
+static float fold(float s[SUMS])
+{
+    for (size_t half = SUMS / 2; half; half /= 2)
+        for (size_t i = 0; i < half; i++)
+            s[i] += s[i + half];
+    return s[0];
+}
+
+static float bits_to_f32(uint32_t u)
+{
+    float f;
+
+    memcpy(&f, &u, sizeof(f));
+    return f;
+}
+
+static uint32_t f32_to_bits(float f)
+{
+    uint32_t u;
+
+    memcpy(&u, &f, sizeof(u));
+    return u;
+}
+
+float f16_to_f32(uint16_t h)
+{
+    uint32_t sign = (uint32_t)(h & 0x8000) << 16, mag = h & 0x7fff;
+
+    if (mag < 0x0400)                                   /* zero and subnormals: a count of 2^-24 */
+        return bits_to_f32(sign | f32_to_bits((float)mag * 0x1p-24f));
+    if (mag >= 0x7c00)
+        return bits_to_f32(sign | 0x7f800000 | mag << 13);
+    return bits_to_f32(sign | ((mag << 13) + (112u << 23)));
+}
+
+uint16_t f32_to_f16(float f)
+{
+    uint32_t u = f32_to_bits(f), mag = u & 0x7fffffff;
+    uint16_t sign = u >> 16 & 0x8000;
+
+    if (mag > 0x7f800000)
+        return sign | 0x7e00;
+    if (mag >= 0x477ff000)                              /* 65520 and up round to infinity */
+        return sign | 0x7c00;
+    if (mag < 0x38800000)                               /* below 2^-14: round to a count of 2^-24 */
+        return sign | (uint16_t)lrintf(bits_to_f32(mag) * 0x1p24f);
+    mag -= 112u << 23;
+    return sign | (uint16_t)((mag + 0xfff + (mag >> 13 & 1)) >> 13);
+}
+
+float kernel_exp(float x)
+{
+    float k, r, p;
+
+    if (!(x >= EXP_LOW))
+        return 0;
+    if (x > EXP_HIGH)
+        x = EXP_HIGH;
+    k = (x * EXP_LOG2E + EXP_ROUND) - EXP_ROUND;
+    r = (x - k * EXP_LN2_HIGH) - k * EXP_LN2_LOW;
+    p = (((EXP_P4 * r + EXP_P3) * r + EXP_P2) * r + EXP_P1) * r + EXP_P0;
+    return ((p * (r * r) + r) + 1) * bits_to_f32((uint32_t)((int32_t)k + 127) << 23);
+}
+
+/* The code of column c of a packed row. */
+static int code_at(const uint8_t *row, size_t c)
+{
+    size_t in_block = c % TERNARY_BLOCK;
+
+    return row[c / TERNARY_BLOCK * 32 + in_block % 32] >> (6 - in_block / 32 * 2) & 3;
+}
+
+void ternary_pack(uint8_t *out, const int8_t *t, size_t rows, size_t cols)
+{
+    size_t padded = (cols + TERNARY_BLOCK - 1) / TERNARY_BLOCK * TERNARY_BLOCK;
+
+    for (size_t r = 0; r < rows; r++, out += padded / 4, t += cols) {
+        memset(out, 0, padded / 4);
+        for (size_t c = 0; c < padded; c++) {
+            int trit = c < cols ? t[c] : 0;
+            size_t in_block = c % TERNARY_BLOCK;
+
+            out[c / TERNARY_BLOCK * 32 + in_block % 32] |= (trit + 1) << (6 - in_block / 32 * 2);
+        }
+    }
+}
+
+void ternary_unpack(int8_t *t, const uint8_t *packed, size_t rows, size_t cols)
+{
+    size_t padded = (cols + TERNARY_BLOCK - 1) / TERNARY_BLOCK * TERNARY_BLOCK;
+
+    for (size_t r = 0; r < rows; r++, packed += padded / 4, t += cols)
+        for (size_t c = 0; c < cols; c++)
+            t[c] = code_at(packed, c) - 1;
+}
+
+static void ternary_matmul(int32_t *out, size_t out_stride, const uint8_t *w, const int8_t *x, size_t x_stride,
+                           size_t n, size_t rows, size_t cols)
+{
+    for (size_t j = 0; j < n; j++)
+        for (size_t r = 0; r < rows; r++) {
+            int32_t sum = 0;
+
+            for (size_t c = 0; c < cols; c++)
+                sum += (code_at(w + r * (cols / 4), c) - 1) * x[j * x_stride + c];
+            out[j * out_stride + r] = sum;
+        }
+}
+
+static float quantize_row(int8_t *q, const float *x, size_t n)
+{
+    float a = QUANT_FLOOR, s;
+
+    for (size_t i = 0; i < n; i++)
+        a = fmaxf(a, fabsf(x[i]));
+    s = (float)(127.0 / a);
+    for (size_t i = 0; i < n; i++)
+        q[i] = (int8_t)fminf(fmaxf(rintf(x[i] * s), -127), 127);
+    return a;
+}
+
+static float dot_f32(const float *a, const float *b, size_t n)
+{
+    float s[SUMS] = {0};
+
+    for (size_t i = 0; i < n; i++)
+        s[i % SUMS] += a[i] * b[i];
+    return fold(s);
+}
+
+static void rms_norm(float *out, const float *x, const float *gain, size_t n, float eps)
+{
+    float r = 1 / sqrtf(dot_f32(x, x, n) / (float)n + eps);
+
+    for (size_t i = 0; i < n; i++)
+        out[i] = (x[i] * r) * gain[i];
+}
+
+static void axpy_f32(float *y, float s, const float *x, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        y[i] += s * x[i];
+}
+
+static void matmul_f16(float *out, size_t out_stride, const uint16_t *w, const float *x, size_t x_stride,
+                       size_t n, size_t rows, size_t cols)
+{
+    for (size_t j = 0; j < n; j++)
+        for (size_t r = 0; r < rows; r++) {
+            float s[SUMS] = {0};
+
+            for (size_t c = 0; c < cols; c++)
+                s[c % SUMS] += f16_to_f32(w[r * cols + c]) * x[j * x_stride + c];
+            out[j * out_stride + r] = fold(s);
+        }
+}
+
+static void matmul_q8_0(float *out, size_t out_stride, const uint8_t *w, const float *x, size_t x_stride,
+                        size_t n, size_t rows, size_t cols)
+{
+    size_t row_bytes = cols / Q8_0_BLOCK * Q8_0_BLOCK_BYTES;
+
+    for (size_t j = 0; j < n; j++)
+        for (size_t r = 0; r < rows; r++) {
+            float s[SUMS] = {0};
+
+            for (size_t c = 0; c < cols; c++) {
+                const uint8_t *block = w + r * row_bytes + c / Q8_0_BLOCK * Q8_0_BLOCK_BYTES;
+                uint16_t scale;
+
+                memcpy(&scale, block, sizeof(scale));
+                s[c % SUMS] += (float)(int8_t)block[2 + c % Q8_0_BLOCK] * f16_to_f32(scale) * x[j * x_stride + c];
+            }
+            out[j * out_stride + r] = fold(s);
+        }
+}
+
+static void matmul_f32(float *out, size_t out_stride, const float *w, const float *x, size_t x_stride,
+                       size_t n, size_t rows, size_t cols)
+{
+    for (size_t j = 0; j < n; j++)
+        for (size_t r = 0; r < rows; r++)
+            out[j * out_stride + r] = dot_f32(w + r * cols, x + j * x_stride, cols);
+}
+
+static void softmax(float *x, size_t n)
+{
+    float s[SUMS] = {0}, max = x[0], sum;
+
+    for (size_t i = 1; i < n; i++)
+        max = x[i] > max ? x[i] : max;
+    for (size_t i = 0; i < n; i++) {
+        x[i] = kernel_exp(x[i] - max);
+        s[i % SUMS] += x[i];
+    }
+    sum = fold(s);
+    for (size_t i = 0; i < n; i++)
+        x[i] /= sum;
+}
+
+static void relu2_mul(float *out, const float *gate, const float *up, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        float g = gate[i] > 0 ? gate[i] : 0;
+
+        out[i] = (g * g) * up[i];
+    }
+}
+
+static void silu_mul(float *out, const float *gate, const float *up, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        out[i] = (gate[i] / (1 + kernel_exp(-gate[i]))) * up[i];
+}
+
+const struct kernels kernels_ref = {
+    .name = "ref",
+    .ternary_matmul = ternary_matmul,
+    .quantize_row = quantize_row,
+    .rms_norm = rms_norm,
+    .dot_f32 = dot_f32,
+    .axpy_f32 = axpy_f32,
+    .matmul_f16 = matmul_f16,
+    .matmul_q8_0 = matmul_q8_0,
+    .matmul_f32 = matmul_f32,
+    .softmax = softmax,
+    .relu2_mul = relu2_mul,
+    .silu_mul = silu_mul,
+};

@@ -1,0 +1,58 @@
+/* Which kernels this machine runs. The table reads top to bottom, better rows overwriting plainer ones; TERN_CPU picks
+ * one by name. */
+#include "kernels/internal.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+static const struct kernels *variants[2], *chosen;
+static size_t n_variants;
+static struct err refusal;
+
+static void refuse(const char *name)
+{
+    char list[128] = "";
+
+    for (size_t i = 0, at = 0; i < n_variants && at < sizeof(list); i++)
+        at += (size_t)snprintf(list + at, sizeof(list) - at, " %s", variants[i]->name);
+    err_set(&refusal, -EINVAL, "TERN_CPU=%.32s: this machine has%s", name, list);
+}
+
+static void find_variants(void)
+{
+    const char *name = getenv("TERN_CPU");
+
+    variants[n_variants++] = &kernels_ref;
+#ifdef __x86_64__
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c"))
+        variants[n_variants++] = &kernels_avx2;
+#endif
+
+    if (!name || !*name) {
+        chosen = variants[n_variants - 1];
+        return;
+    }
+    for (size_t i = 0; i < n_variants; i++)
+        if (!strcmp(variants[i]->name, name))
+            chosen = variants[i];
+    if (!chosen)
+        refuse(name);
+}
+
+const struct kernels *kernels_get(struct err *err)
+{
+    pthread_once(&once, find_variants);
+    if (!chosen)
+        err_set(err, -EINVAL, "%s", refusal.msg);
+    return chosen;
+}
+
+size_t kernels_list(const struct kernels *const **ret)
+{
+    pthread_once(&once, find_variants);
+    *ret = variants;
+    return n_variants;
+}
