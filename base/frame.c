@@ -1,6 +1,7 @@
 /* Frames in and out of a byte stream. The reader keeps what arrived in one buffer and walks it with `pos`; bytes of
- * frames already handed out are dropped at the next push, so a frame's data stays in place until then. The buffer's cap
- * is two whole frames: a reader drained after every push holds at most one unfinished frame and what came with its end. */
+ * frames already handed out are dropped at the next push, so a frame's data stays in place until then. The buffer's
+ * cap is two whole frames: a reader drained after every push holds at most one unfinished frame and what came with
+ * its end. */
 #include <errno.h>
 #include <poll.h>
 #include <string.h>

@@ -1,5 +1,6 @@
 /* jansson with our error shape. jansson's own messages quote what stood near the fault, which may be a prompt, so only
- * its position and its error code are told. It bounds nesting at 2048 and refuses invalid UTF-8 and \u0000 in strings. */
+ * its position and its error code are told. It bounds nesting at 2048 and refuses invalid UTF-8 and \u0000 in
+ * strings. */
 #include <errno.h>
 #include <inttypes.h>
 #include "base/json.h"

@@ -1,6 +1,6 @@
 /* The log of a role. Under systemd, $JOURNAL_STREAM names the device and inode of the stream that was made for us; only
- * when it is still our stderr do lines go to the journal as fields, since a person may have redirected stderr. A line is
- * put together on the stack and leaves in one write, so that threads and roles sharing a stderr do not mix theirs.
+ * when it is still our stderr do lines go to the journal as fields, since a person may have redirected stderr. A line
+ * is put together on the stack and leaves in one write, so that threads and roles sharing a stderr do not mix theirs.
  * sd_journal_sendv() says 0 also when there is no journal socket (a service in its own root), hence JOURNAL_SOCKET. */
 #define SD_JOURNAL_SUPPRESS_LOCATION
 #include <errno.h>

@@ -6,6 +6,7 @@
 #include "base/chat.h"
 
 #define HELLO "\"messages\":[{\"role\":\"user\",\"content\":\"hello\"}]"
+#define WITH(m) "{" HELLO "," m "}"
 
 static int parse(struct chat_request **ret, const char *s, struct err *err)
 {
@@ -22,7 +23,7 @@ Test(chat, nothing_given)
     cleanup(freep) char *s = NULL;
     struct err err;
 
-    cr_assert_eq(parse(&r, "{" HELLO ",\"temperature\":null,\"stop\":null,\"stream_options\":null,\"unknown\":{}}", &err), 0);
+    cr_assert_eq(parse(&r, WITH("\"temperature\":null,\"stop\":null,\"stream_options\":null,\"unknown\":{}"), &err), 0);
     cr_assert(isnan(r->params.temperature) && isnan(r->params.top_p) && isnan(r->params.min_p));
     cr_assert(isnan(r->params.frequency_penalty) && isnan(r->params.presence_penalty));
     cr_assert(isnan(r->params.repeat_penalty));
@@ -38,10 +39,12 @@ Test(chat, round_trip)
 {
     static const char text[] =
         "{\"frequency_penalty\":-2.0,\"logprobs\":true,\"max_tokens\":17,"
-        "\"messages\":[{\"content\":\"be brief\",\"role\":\"system\"},{\"content\":\"hi\",\"name\":\"ann\",\"role\":\"user\"},"
+        "\"messages\":[{\"content\":\"be brief\",\"role\":\"system\"},"
+        "{\"content\":\"hi\",\"name\":\"ann\",\"role\":\"user\"},"
         "{\"content\":\"\",\"role\":\"assistant\",\"tool_calls\":[{\"function\":{\"arguments\":\"{}\",\"name\":\"f\"},"
         "\"id\":\"c1\",\"type\":\"function\"}]},{\"content\":\"42\",\"role\":\"tool\",\"tool_call_id\":\"c1\"}],"
-        "\"min_p\":0.25,\"model\":\"auto\",\"presence_penalty\":2.0,\"repeat_penalty\":1.5,\"seed\":9223372036854775807,"
+        "\"min_p\":0.25,\"model\":\"auto\",\"presence_penalty\":2.0,"
+        "\"repeat_penalty\":1.5,\"seed\":9223372036854775807,"
         "\"stop\":[\"a\",\"b\",\"c\",\"d\"],\"stream\":true,\"stream_options\":{\"include_usage\":true},"
         "\"temperature\":0.0,\"top_k\":0,\"top_logprobs\":20,\"top_p\":1.0}";
     cleanup(chat_request_freep) struct chat_request *r = NULL;
@@ -67,7 +70,8 @@ Test(chat, round_trip)
 Test(chat, normalised)
 {
     cleanup(chat_request_freep) struct chat_request *r = NULL;
-    const char *text = "{\"messages\":[{\"role\":\"developer\",\"content\":[]},{\"role\":\"user\",\"content\":["
+    const char *text = "{\"messages\":[{\"role\":\"developer\",\"content\":[]},"
+        "{\"role\":\"user\",\"content\":["
         "{\"type\":\"text\",\"text\":\"one \"},{\"type\":\"text\",\"text\":\"\"},{\"type\":\"text\",\"text\":\"two\"}]},"
         "{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{}]},{\"role\":\"assistant\",\"tool_calls\":[{}]}],"
         "\"max_tokens\":5,\"max_completion_tokens\":6,\"stop\":\"x\",\"top_logprobs\":3,\"seed\":-1,\"stream\":false}";
@@ -90,7 +94,6 @@ Test(chat, normalised)
 }
 
 #define MESSAGE(m) "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}," m "]}"
-#define WITH(m) "{" HELLO "," m "}"
 
 Test(chat, refused)
 {
@@ -115,15 +118,18 @@ Test(chat, refused)
          "messages[1].content: expected a string or an array of text parts"},
         {MESSAGE("{\"role\":\"assistant\",\"content\":7,\"tool_calls\":[{}]}"),
          "messages[1].content: expected a string or an array of text parts"},
-        {MESSAGE("{\"role\":\"assistant\",\"content\":\"\",\"tool_calls\":{}}"), "messages[1].tool_calls: expected an array"},
+        {MESSAGE("{\"role\":\"assistant\",\"content\":\"\",\"tool_calls\":{}}"),
+         "messages[1].tool_calls: expected an array"},
         {MESSAGE("{\"role\":\"user\",\"content\":\"\",\"name\":{}}"), "messages[1].name: expected a string"},
-        {MESSAGE("{\"role\":\"tool\",\"content\":\"\",\"tool_call_id\":1}"), "messages[1].tool_call_id: expected a string"},
+        {MESSAGE("{\"role\":\"tool\",\"content\":\"\",\"tool_call_id\":1}"),
+         "messages[1].tool_call_id: expected a string"},
         {MESSAGE("{\"role\":\"user\",\"content\":[\"secret\"]}"), "messages[1].content[0]: expected an object"},
         {MESSAGE("{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"secret\"},{\"type\":\"image_url\"}]}"),
          "messages[1].content[1].type: only text is supported"},
         {MESSAGE("{\"role\":\"user\",\"content\":[{\"text\":\"secret\"}]}"),
          "messages[1].content[0].type: only text is supported"},
-        {MESSAGE("{\"role\":\"user\",\"content\":[{\"type\":\"text\"}]}"), "messages[1].content[0].text: expected a string"},
+        {MESSAGE("{\"role\":\"user\",\"content\":[{\"type\":\"text\"}]}"),
+         "messages[1].content[0].text: expected a string"},
         {WITH("\"model\":1"), "model: expected a string"},
         {WITH("\"temperature\":2.1"), "temperature: expected a number from 0 to 2"},
         {WITH("\"temperature\":-0.1"), "temperature: expected a number from 0 to 2"},

@@ -95,7 +95,8 @@ Test(json, reads)
 
 Test(json, canonical)
 {
-    cleanup(json_decrefp) json_t *j = parse(" { \"b\" : [ 1 , \"\xc3\xa9\" ] , \"a\" : {\"z\":null, \"y\":0.1} } ", NULL);
+    cleanup(json_decrefp) json_t *j =
+        parse(" { \"b\" : [ 1 , \"\xc3\xa9\" ] , \"a\" : {\"z\":null, \"y\":0.1} } ", NULL);
     cleanup(freep) char *s = json_canonical(j);
 
     cr_assert_str_eq(s, "{\"a\":{\"y\":0.10000000000000001,\"z\":null},\"b\":[1,\"\xc3\xa9\"]}");

@@ -1,5 +1,5 @@
-/* A mailbox under load, for ThreadSanitizer: several threads post while one loop runs the mail. Every mail arrives once,
- * each sender's in its order, and the loop, which sleeps in poll(), is always woken. */
+/* A mailbox under load, for ThreadSanitizer: several threads post while one loop runs the mail. Every mail arrives
+ * once, each sender's in its order, and the loop, which sleeps in poll(), is always woken. */
 #include <poll.h>
 #include <stdbool.h>
 #include <stdio.h>
