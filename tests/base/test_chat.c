@@ -72,7 +72,8 @@ Test(chat, normalised)
     cleanup(chat_request_freep) struct chat_request *r = NULL;
     const char *text = "{\"messages\":[{\"role\":\"developer\",\"content\":[]},"
         "{\"role\":\"user\",\"content\":["
-        "{\"type\":\"text\",\"text\":\"one \"},{\"type\":\"text\",\"text\":\"\"},{\"type\":\"text\",\"text\":\"two\"}]},"
+        "{\"type\":\"text\",\"text\":\"one \"},{\"type\":\"text\",\"text\":\"\"},"
+        "{\"type\":\"text\",\"text\":\"two\"}]},"
         "{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{}]},{\"role\":\"assistant\",\"tool_calls\":[{}]}],"
         "\"max_tokens\":5,\"max_completion_tokens\":6,\"stop\":\"x\",\"top_logprobs\":3,\"seed\":-1,\"stream\":false}";
     cleanup(json_decrefp) json_t *body = json_parse(text, strlen(text), NULL);
