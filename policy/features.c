@@ -1,0 +1,87 @@
+/* Features of a request before anything is generated: its length and structure, counted in one pass, linear in the bytes.
+ *
+ * p_hard is a logistic of a few of them: "is this longer and more structured than what a small model is for". Its
+ * coefficients are set by hand, not learned, and stand until a model learned from a device's own traffic replaces them. The
+ * anchor is the shipped model, trained on single turns of up to about 50 tokens (some 200 bytes):
+ *
+ *     plain text of 60 bytes  0.03     plain text of 1,000 bytes      0.34
+ *     plain text of 200 bytes 0.06     plain text of 4,000 bytes      0.85
+ *     a third user turn adds what doubling the length adds, so do ten lines, ten code marks, or two questions more.
+ *
+ * Counts enter as logarithms: the tenth line tells more than the hundredth. */
+#include "policy/policy.h"
+
+#include <string.h>
+
+static const struct { double bias, length, turns, lines, code, questions; } hard = {
+    .bias = -4.0, .length = 1.3, .turns = 0.8, .lines = 0.4, .code = 0.4, .questions = 0.8,
+};
+
+static bool is_space(unsigned char ch)
+{
+    return ch == ' ' || (ch >= '\t' && ch <= '\r');
+}
+
+static uint32_t count_words(const char *s, size_t len)
+{
+    uint32_t n = 0;
+    bool in_word = false;
+
+    for (size_t i = 0; i < len; i++) {
+        const bool space = is_space((unsigned char)s[i]);
+        n += !space && !in_word;
+        in_word = !space;
+    }
+    return n;
+}
+
+static void count_structure(struct policy_features *f, const char *s, size_t len)
+{
+    uint32_t word = 0;
+
+    f->lines = len > 0;
+    for (size_t i = 0; i < len; i++) {
+        const unsigned char ch = (unsigned char)s[i];
+
+        f->digits += ch >= '0' && ch <= '9';
+        f->lines += ch == '\n' && i + 1 < len;
+        f->code_marks += ch && strchr("{}[];<>`\\$|_", ch) != NULL;
+        f->question_marks += ch == '?';
+        f->non_ascii += ch >= 0x80;
+        word = is_space(ch) ? 0 : word + 1;
+        f->longest_word = MAX(f->longest_word, word);
+    }
+}
+
+static double p_hard(const struct policy_features *f)
+{
+    const double z = hard.bias + hard.length * log2(1 + f->bytes / 200.0) + hard.turns * log2(1 + (f->turns > 1 ? f->turns - 1 : 0)) +
+                     hard.lines * log2(1 + (f->lines > 1 ? f->lines - 1 : 0)) + hard.code * log2(1 + f->code_marks) +
+                     hard.questions * log2(1 + (f->question_marks > 1 ? f->question_marks - 1 : 0));
+    return 1 / (1 + exp(-z));
+}
+
+void policy_features(struct policy_features *ret, const json_t *messages)
+{
+    struct policy_features f = { 0 };
+    const json_t *message, *last = NULL;
+    size_t i;
+
+    json_array_foreach(messages, i, message) {
+        const json_t *content = json_object_get(message, "content");
+        const char *role = json_string_value(json_object_get(message, "role"));
+
+        if (!json_is_string(content))
+            continue;
+        f.bytes += (uint32_t)json_string_length(content);
+        f.words += count_words(json_string_value(content), json_string_length(content));
+        if (role && strcmp(role, "user") == 0) {
+            f.turns++;
+            last = content;
+        }
+    }
+    if (last)
+        count_structure(&f, json_string_value(last), json_string_length(last));
+    f.p_hard = p_hard(&f);
+    *ret = f;
+}
