@@ -37,7 +37,8 @@ enum engine_frame {
                              "kernels":"avx2","threads":n,"bytes":n,"load_usec":n,"architecture":"bitnet-b1.58"} */
     ENGINE_FAILED,        /* once, before exit: text, why the model could not be loaded */
     ENGINE_PROMPT,        /* struct engine_prompt: prefill is done */
-    ENGINE_TOKEN,         /* engine_token_encode() */
+    ENGINE_TOKEN,         /* engine_token_encode(). The token that ends an answer comes too, with no piece: its
+                             probability counts, and what was held back comes with it as text */
     ENGINE_END,           /* struct engine_end: nothing more for this id */
     ENGINE_REFUSED,       /* JSON {"code":…,"message":…}: this id was not run; codes below. Nothing more for this id */
     ENGINE_PONG,
@@ -55,7 +56,7 @@ struct engine_prompt { uint32_t n_tokens; uint32_t n_cached; uint64_t prefill_us
 
 struct engine_end {
     uint32_t finish;          /* enum engine_finish */
-    uint32_t n_prompt, n_tokens;
+    uint32_t n_prompt, n_tokens;   /* n_tokens: how many ENGINE_TOKEN frames there were */
     uint32_t reserved;
     uint64_t prefill_usec, decode_usec;
 };
