@@ -1,6 +1,7 @@
-/* The circuit breaker of one endpoint. Closed, it counts failures: 5 in a row, or half of at least 10 calls within 30 s,
- * open it for 15 s, doubling to 5 minutes each time a probe fails. Half-open lets one probe out at a time; 2 successes close
- * it. A refusal that waiting cannot mend (wrong key, unknown model) latches it until the configuration is reloaded. */
+/* The circuit breaker of one endpoint. Closed, it counts failures: 5 in a row, or half of at least 10 calls within 30
+ * s, open it for 15 s, doubling to 5 minutes each time a probe fails. Half-open lets one probe out at a time; 2
+ * successes close it. A refusal that waiting cannot mend (wrong key, unknown model) latches it until the configuration
+ * is reloaded. */
 #include "policy/policy.h"
 
 #define FAILURES_IN_A_ROW  5

@@ -1,11 +1,11 @@
-/* The decision. First every route passes the hard gates, which know labels, modes and what is up but no score; what is left
- * is the allowed set. Then the first row of one table whose conditions hold chooses inside that set.
+/* The decision. First every route passes the hard gates, which know labels, modes and what is up but no score; what is
+ * left is the allowed set. Then the first row of one table whose conditions hold chooses inside that set.
  *
- * What is unknown (a number out of its enum's range) is taken as private and local, so that no mistake of a caller opens a
- * way to the cloud. */
+ * What is unknown (a number out of its enum's range) is taken as private and local, so that no mistake of a caller
+ * opens a way to the cloud. */
 #include "policy/policy.h"
 
-/* ---- The hard gates -------------------------------------------------------------------------------------------------- */
+/* ---- The hard gates ---------------------------------------------------------------------------------------------- */
 
 static struct policy_input understood(const struct policy_input *in)
 {
@@ -42,7 +42,8 @@ static enum reason local_gate(const struct policy_input *in)
     return REASON_NONE;
 }
 
-static enum reason endpoint_gate(const struct policy_config *c, const struct policy_input *in, size_t i, bool local_allowed)
+static enum reason endpoint_gate(const struct policy_config *c, const struct policy_input *in, size_t i,
+                                 bool local_allowed)
 {
     if (!(c->endpoints[i].labels & 1u << in->label))
         return REASON_REJ_LABEL;
@@ -72,12 +73,12 @@ static void list_candidates(struct policy_decision *d, const struct policy_confi
     d->n_candidates = 1 + n;
 }
 
-/* ---- The choice ------------------------------------------------------------------------------------------------------ */
+/* ---- The choice -------------------------------------------------------------------------------------------------- */
 
 enum fact {
-    LOCAL_OK = 1 << 0,       /* allowed and available */
-    CLOUD_OK = 1 << 1,       /* some endpoint is allowed and available */
-    CLOUD_MISSED = 1 << 2,   /* some endpoint is allowed by label, mode and model, but tried, offline or broken */
+    LOCAL = 1 << 0,          /* allowed and available */
+    CLOUD = 1 << 1,          /* some endpoint is allowed and available */
+    MISSED = 1 << 2,         /* some endpoint is allowed by label, mode and model, but tried, offline or broken */
     CONFIGURED = 1 << 3,     /* there are endpoints at all */
     LOW = 1 << 4,            /* the stage's score is below its bound */
     FITS = 1 << 5,
@@ -91,7 +92,7 @@ enum {
     JUDGED = STREAM | END, ANY = (1 << STAGE_COUNT) - 1,
 };
 
-enum { DEGRADED = 1, HOLD = 2, SCORED = 4 /* the score took part */ };
+enum { DEGRADE = 1, HOLD = 2, SCORED = 4 /* the score took part */ };
 
 /* Read top to bottom: the first row whose stage fits, whose facts all hold and whose `lacks` all do not, decides. */
 static const struct rule {
@@ -100,32 +101,32 @@ static const struct rule {
     enum reason reason;
     unsigned marks;
 } rules[] = {
-    /* stages       needs                   lacks                    route        reason                     marks */
-    { ANY,          0,                      LOCAL_OK | CLOUD_OK,     ROUTE_NONE,  REASON_NOTHING_ALLOWED,    0 },
-    { ANY,          CLOUD_OK | ASKED_CLOUD, 0,                       ROUTE_CLOUD, REASON_MODEL_ASKED_CLOUD,  0 },
-    { CLOUD_FAILED, CLOUD_OK,               0,                       ROUTE_CLOUD, REASON_NEXT_ENDPOINT,      0 },
-    { CLOUD_FAILED, LOCAL_OK,               0,                       ROUTE_LOCAL, REASON_CLOUD_FAILED_LOCAL, DEGRADED },
-    { ANY,          CLOUD_OK | CLOUD_ONLY,  0,                       ROUTE_CLOUD, REASON_CLOUD_ONLY_MODE,    0 },
-    { ANY,          CLOUD_OK,               LOCAL_OK | FITS,         ROUTE_CLOUD, REASON_DOES_NOT_FIT,       0 },
-    { LOCAL_FAILED, CLOUD_OK,               LOCAL_OK,                ROUTE_CLOUD, REASON_LOCAL_FAILED,       0 },
-    { ANY,          CLOUD_OK,               LOCAL_OK,                ROUTE_CLOUD, REASON_LOCAL_DOWN,         0 },
+    /* stages     needs                lacks           route        reason                     marks */
+    { ANY,          0,                   LOCAL | CLOUD,  ROUTE_NONE,  REASON_NOTHING_ALLOWED,    0 },
+    { ANY,          CLOUD | ASKED_CLOUD, 0,              ROUTE_CLOUD, REASON_MODEL_ASKED_CLOUD,  0 },
+    { CLOUD_FAILED, CLOUD,               0,              ROUTE_CLOUD, REASON_NEXT_ENDPOINT,      0 },
+    { CLOUD_FAILED, LOCAL,               0,              ROUTE_LOCAL, REASON_CLOUD_FAILED_LOCAL, DEGRADE },
+    { ANY,          CLOUD | CLOUD_ONLY,  0,              ROUTE_CLOUD, REASON_CLOUD_ONLY_MODE,    0 },
+    { ANY,          CLOUD,               LOCAL | FITS,   ROUTE_CLOUD, REASON_DOES_NOT_FIT,       0 },
+    { LOCAL_FAILED, CLOUD,               LOCAL,          ROUTE_CLOUD, REASON_LOCAL_FAILED,       0 },
+    { ANY,          CLOUD,               LOCAL,          ROUTE_CLOUD, REASON_LOCAL_DOWN,         0 },
 
     /* From here on local is allowed. A local answer is under way or whole: is it good enough? */
-    { JUDGED,       0,                      LOW,                     ROUTE_LOCAL, REASON_CONFIDENT,          SCORED },
-    { STREAM,       CLOUD_OK,               0,                       ROUTE_CLOUD, REASON_UNSURE_STREAM,      SCORED },
-    { END,          CLOUD_OK,               0,                       ROUTE_CLOUD, REASON_UNSURE_END,         SCORED },
-    { JUDGED,       CLOUD_MISSED,           0,                       ROUTE_LOCAL, REASON_UNSURE_KEPT,        SCORED | DEGRADED },
-    { JUDGED,       0,                      0,                       ROUTE_LOCAL, REASON_UNSURE_KEPT,        SCORED },
+    { JUDGED,       0,                   LOW,            ROUTE_LOCAL, REASON_CONFIDENT,          SCORED },
+    { STREAM,       CLOUD,               0,              ROUTE_CLOUD, REASON_UNSURE_STREAM,      SCORED },
+    { END,          CLOUD,               0,              ROUTE_CLOUD, REASON_UNSURE_END,         SCORED },
+    { JUDGED,       MISSED,              0,              ROUTE_LOCAL, REASON_UNSURE_KEPT,        SCORED | DEGRADE },
+    { JUDGED,       0,                   0,              ROUTE_LOCAL, REASON_UNSURE_KEPT,        SCORED },
 
     /* Nothing was generated yet. */
-    { BEFORE,       LOCAL_ONLY,             0,                       ROUTE_LOCAL, REASON_LOCAL_ONLY_MODE,    0 },
-    { BEFORE,       ASKED_LOCAL,            0,                       ROUTE_LOCAL, REASON_MODEL_ASKED_LOCAL,  0 },
-    { BEFORE,       0,                      CONFIGURED,              ROUTE_LOCAL, REASON_NO_ENDPOINT,        0 },
-    { BEFORE,       PREFER_LOCAL,           0,                       ROUTE_LOCAL, REASON_PREFER_LOCAL,       0 },
-    { BEFORE,       0,                      CLOUD_OK | CLOUD_MISSED, ROUTE_LOCAL, REASON_LABEL_KEEPS_LOCAL,  0 },
-    { BEFORE,       0,                      CLOUD_OK,                ROUTE_LOCAL, REASON_CLOUD_UNAVAILABLE,  DEGRADED },
-    { BEFORE,       LOW,                    0,                       ROUTE_CLOUD, REASON_TOO_HARD,           SCORED },
-    { BEFORE,       0,                      0,                       ROUTE_LOCAL, REASON_TRY_LOCAL,          SCORED | HOLD },
+    { BEFORE,       LOCAL_ONLY,          0,              ROUTE_LOCAL, REASON_LOCAL_ONLY_MODE,    0 },
+    { BEFORE,       ASKED_LOCAL,         0,              ROUTE_LOCAL, REASON_MODEL_ASKED_LOCAL,  0 },
+    { BEFORE,       0,                   CONFIGURED,     ROUTE_LOCAL, REASON_NO_ENDPOINT,        0 },
+    { BEFORE,       PREFER_LOCAL,        0,              ROUTE_LOCAL, REASON_PREFER_LOCAL,       0 },
+    { BEFORE,       0,                   CLOUD | MISSED, ROUTE_LOCAL, REASON_LABEL_KEEPS_LOCAL,  0 },
+    { BEFORE,       0,                   CLOUD,          ROUTE_LOCAL, REASON_CLOUD_UNAVAILABLE,  DEGRADE },
+    { BEFORE,       LOW,                 0,              ROUTE_CLOUD, REASON_TOO_HARD,           SCORED },
+    { BEFORE,       0,                   0,              ROUTE_LOCAL, REASON_TRY_LOCAL,          SCORED | HOLD },
 };
 
 /* What the local answer's worth is judged by at this stage, and the bound it must reach. */
@@ -146,9 +147,10 @@ static unsigned gather(const struct policy_decision *d, const struct policy_inpu
         const struct policy_candidate *k = &d->candidates[i];
 
         if (k->rejected == REASON_NONE)
-            facts |= k->route == ROUTE_LOCAL ? LOCAL_OK : CLOUD_OK;
-        else if (k->rejected == REASON_REJ_TRIED || k->rejected == REASON_REJ_OFFLINE || k->rejected == REASON_REJ_BREAKER)
-            facts |= CLOUD_MISSED;
+            facts |= k->route == ROUTE_LOCAL ? LOCAL : CLOUD;
+        else if (k->rejected == REASON_REJ_TRIED || k->rejected == REASON_REJ_OFFLINE ||
+                 k->rejected == REASON_REJ_BREAKER)
+            facts |= MISSED;
     }
     return facts | (d->n_candidates > 1 ? CONFIGURED : 0) | (in->local_fits ? FITS : 0) |
            (in->mode == MODE_LOCAL_ONLY ? LOCAL_ONLY : in->mode == MODE_CLOUD_ONLY ? CLOUD_ONLY :
@@ -187,13 +189,13 @@ void policy_decide(struct policy_decision *ret, const struct policy_config *c, c
     if (d.score < d.threshold)
         facts |= LOW;
 
-    /* Ends: the last row needs only that local is allowed and nothing was generated, and every other stage has such a row. */
+    /* Ends: every stage has a row that holds whenever local is allowed, and one for when only a cloud is. */
     while (!(rule->stages & 1u << input.stage) || (facts & rule->needs) != rule->needs || facts & rule->lacks)
         rule++;
 
     d.route = rule->route;
     d.reason = rule->reason;
-    d.degraded = rule->marks & DEGRADED;
+    d.degraded = rule->marks & DEGRADE;
     d.hold = rule->marks & HOLD;
     if (!(rule->marks & SCORED))
         d.score = d.threshold = NAN;

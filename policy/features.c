@@ -1,8 +1,8 @@
-/* Features of a request before anything is generated: its length and structure, counted in one pass, linear in the bytes.
+/* Features of a request before anything is generated: its length and structure, counted in time linear in its bytes.
  *
  * p_hard is a logistic of a few of them: "is this longer and more structured than what a small model is for". Its
- * coefficients are set by hand, not learned, and stand until a model learned from a device's own traffic replaces them. The
- * anchor is the shipped model, trained on single turns of up to about 50 tokens (some 200 bytes):
+ * coefficients are set by hand, not learned, and stand until a model learned from a device's own traffic replaces
+ * them. The anchor is the shipped model, trained on single turns of up to about 50 tokens (some 200 bytes):
  *
  *     plain text of 60 bytes  0.03     plain text of 1,000 bytes      0.34
  *     plain text of 200 bytes 0.06     plain text of 4,000 bytes      0.85
@@ -53,11 +53,17 @@ static void count_structure(struct policy_features *f, const char *s, size_t len
     }
 }
 
+/* Doublings beyond the one that every request has. */
+static double more(uint32_t n)
+{
+    return n > 1 ? log2(n) : 0;
+}
+
 static double p_hard(const struct policy_features *f)
 {
-    const double z = hard.bias + hard.length * log2(1 + f->bytes / 200.0) + hard.turns * log2(1 + (f->turns > 1 ? f->turns - 1 : 0)) +
-                     hard.lines * log2(1 + (f->lines > 1 ? f->lines - 1 : 0)) + hard.code * log2(1 + f->code_marks) +
-                     hard.questions * log2(1 + (f->question_marks > 1 ? f->question_marks - 1 : 0));
+    const double z = hard.bias + hard.length * log2(1 + f->bytes / 200.0) + hard.turns * more(f->turns) +
+                     hard.lines * more(f->lines) + hard.code * log2(1 + f->code_marks) +
+                     hard.questions * more(f->question_marks);
     return 1 / (1 + exp(-z));
 }
 

@@ -1,5 +1,5 @@
-/* Labels: what of a request may leave the device, in the order public < internal < private < secret. Anything that cannot
- * be understood is private at least. */
+/* Labels: what of a request may leave the device, in the order public < internal < private < secret. Anything that
+ * cannot be understood is private at least. */
 #include "policy/policy.h"
 
 #include <errno.h>

@@ -1,5 +1,5 @@
-/* Reason codes and names of routes and stages: stable words for headers, rows and metrics, and a sentence each for people.
- * A code is never reused for another meaning: old rows keep it. */
+/* Reason codes and names of routes and stages: stable words for headers, rows and metrics, and a sentence each for
+ * people. A code is never reused for another meaning: old rows keep it. */
 #include "policy/policy.h"
 
 #include <errno.h>
@@ -19,7 +19,7 @@
     X(TOO_HARD, "too-hard", "the request is longer or more structured than the local model is made for") \
     X(DOES_NOT_FIT, "does-not-fit", "the request is too long for the local model's context") \
     X(CONFIDENT, "confident", "the local model was sure enough of its answer") \
-    X(UNSURE_STREAM, "unsure-stream", "the local model was unsure within its first words, so its answer was abandoned") \
+    X(UNSURE_STREAM, "unsure-stream", "the local model was unsure in its first words, so its answer was abandoned") \
     X(UNSURE_END, "unsure-end", "the local model was unsure of its finished answer, so it was not used") \
     X(UNSURE_KEPT, "unsure-kept", "the local model was unsure of its answer, but there was nowhere else to go") \
     X(LOCAL_DOWN, "local-down", "the local model was not running") \

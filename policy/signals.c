@@ -1,7 +1,7 @@
 /* Signals of a local answer while it is generated, and what they say about its being right.
  *
- * P(right) is a logistic regression over logarithms of "doubt", the distance of a log-probability from certainty. On a log
- * scale the fit is better calibrated than on the probabilities themselves. */
+ * P(right) is a logistic regression over logarithms of "doubt", the distance of a log-probability from certainty. On a
+ * log scale the fit is better calibrated than on the probabilities themselves. */
 #include "policy/policy.h"
 
 /* Provisional: fitted on the shipped model's own evaluation items; to be replaced by the fit on validation data. */
