@@ -1,0 +1,202 @@
+/* The sockets that clients come in by: those the service manager passed (named by FileDescriptorName=), else those the
+ * configuration names. The API has no TLS and keys are optional, so a TCP address that is not loopback is refused, whoever
+ * opened it. A unix socket left behind by a process that died is told from a live one by connecting, which is why this comes
+ * before sandbox_enter(). */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <event2/util.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <systemd/sd-daemon.h>
+#include "daemon/daemon.h"
+
+#define BACKLOG 1024
+
+static bool is_loopback(const struct sockaddr *sa)
+{
+    const struct sockaddr_in6 *in6 = (const void *)sa;
+
+    if (sa->sa_family == AF_INET)
+        return ntohl(((const struct sockaddr_in *)(const void *)sa)->sin_addr.s_addr) >> 24 == 127;
+    return sa->sa_family == AF_INET6 && IN6_IS_ADDR_LOOPBACK(&in6->sin6_addr);
+}
+
+int listen_address(struct sockaddr_storage *ret, const char *text, struct err *err)
+{
+    struct sockaddr_storage sa = {0};
+    int len = sizeof(sa);
+    const char *colon = strrchr(text, ':');
+
+    /* "127.0.0.1" alone would mean port 0. */
+    if (!colon || !colon[1] || (*text == '[' && colon[-1] != ']') ||
+        evutil_parse_sockaddr_port(text, (struct sockaddr *)&sa, &len) < 0)
+        return err_set(err, -EINVAL, "[listen] tcp: \"%.80s\" is not ADDRESS:PORT such as 127.0.0.1:8420", text);
+    if (!is_loopback((struct sockaddr *)&sa))
+        return err_set(err, -EINVAL, "[listen] tcp: \"%.80s\" is not a loopback address; tern has no TLS, so put a proxy that has "
+                       "in front of it", text);
+    *ret = sa;
+    return len;
+}
+
+/* What a bound socket is, into everything of *l but fd. 0, or -EINVAL when it is not one we serve. */
+static int describe(struct listener *l, int fd)
+{
+    struct sockaddr_storage sa = {0};
+    socklen_t len = sizeof(sa);
+    char host[INET6_ADDRSTRLEN] = "";
+    struct sockaddr_in *in = (void *)&sa;
+    struct sockaddr_in6 *in6 = (void *)&sa;
+
+    if (getsockname(fd, (struct sockaddr *)&sa, &len) < 0)
+        return -errno;
+    l->is_unix = sa.ss_family == AF_UNIX;
+    l->is_loopback = is_loopback((struct sockaddr *)&sa);
+    if (l->is_unix)
+        snprintf(l->name, sizeof(l->name), "unix:%.*s", (int)(len - offsetof(struct sockaddr_un, sun_path)),
+                 ((struct sockaddr_un *)(void *)&sa)->sun_path);
+    else if (sa.ss_family == AF_INET)
+        snprintf(l->name, sizeof(l->name), "%s:%u", inet_ntop(AF_INET, &in->sin_addr, host, sizeof(host)), ntohs(in->sin_port));
+    else if (sa.ss_family == AF_INET6)
+        snprintf(l->name, sizeof(l->name), "[%s]:%u", inet_ntop(AF_INET6, &in6->sin6_addr, host, sizeof(host)),
+                 ntohs(in6->sin6_port));
+    return l->is_unix || l->is_loopback ? 0 : -EINVAL;
+}
+
+static int take_passed(struct listener ret[LISTEN_MAX], int n_fds, struct err *err)
+{
+    int fd;
+
+    if (n_fds > LISTEN_MAX)
+        return err_set(err, -EINVAL, "%d sockets were passed in, at most %d can be served", n_fds, LISTEN_MAX);
+    for (int i = 0; i < n_fds; i++) {
+        fd = SD_LISTEN_FDS_START + i;
+        if (sd_is_socket(fd, AF_UNSPEC, SOCK_STREAM, 1) <= 0)
+            return err_set(err, -EINVAL, "passed file descriptor %d is not a listening stream socket", fd);
+        if (describe(&ret[i], fd) < 0)
+            return err_set(err, -EINVAL, "passed socket %s is neither unix nor loopback", ret[i].name);
+        if (evutil_make_socket_nonblocking(fd) < 0)
+            return err_set(err, -errno, "passed socket %s: %s", ret[i].name, strerror(errno));
+        ret[i].fd = fd;
+    }
+    return n_fds;
+}
+
+static int open_tcp(struct listener *ret, const char *address, struct err *err)
+{
+    struct sockaddr_storage sa;
+    cleanup(closep) int fd = -1;
+    int len, one = 1;
+
+    len = listen_address(&sa, address, err);
+    if (len < 0)
+        return len;
+    fd = socket(sa.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)) < 0 ||
+        bind(fd, (struct sockaddr *)&sa, (socklen_t)len) < 0 || listen(fd, BACKLOG) < 0)
+        return err_set(err, -errno, "cannot listen on %s: %s%s", address, strerror(errno),
+                       errno == EADDRINUSE ? "; is another ternd running?" : "");
+    if (describe(ret, fd) < 0)
+        return -EINVAL;
+    ret->ours = true;
+    ret->fd = fd;
+    fd = -1;
+    return 0;
+}
+
+/* Remove a socket that nobody listens on any more. 0, or -EADDRINUSE. */
+static int remove_stale(const struct sockaddr_un *sa)
+{
+    cleanup(closep) int fd = -1;
+    struct stat st;
+
+    if (lstat(sa->sun_path, &st) < 0)
+        return 0;
+    if (!S_ISSOCK(st.st_mode))
+        return -EADDRINUSE;
+    fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0)
+        return -errno;
+    /* EAGAIN: its queue is full, so somebody is there. */
+    if (connect(fd, (const struct sockaddr *)sa, sizeof(*sa)) == 0 || errno != ECONNREFUSED)
+        return -EADDRINUSE;
+    return unlink(sa->sun_path) < 0 ? -errno : 0;
+}
+
+static int open_unix(struct listener *ret, const char *path, struct err *err)
+{
+    struct sockaddr_un sa = {.sun_family = AF_UNIX};
+    cleanup(closep) int fd = -1;
+    mode_t mask;
+    int r;
+
+    if (strlen(path) >= sizeof(sa.sun_path))
+        return err_set(err, -ENAMETOOLONG, "[listen] unix: the path is too long");
+    strcpy(sa.sun_path, path);
+    r = remove_stale(&sa);
+    if (r < 0)
+        return err_set(err, r, "cannot listen on %s: %s%s", path, strerror(-r),
+                       r == -EADDRINUSE ? "; is another ternd running?" : "");
+    fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0)
+        return err_set(err, -errno, "%s: %s", path, strerror(errno));
+    /* Never, not even for a moment, open to others. */
+    mask = umask(0117);
+    r = bind(fd, (struct sockaddr *)&sa, sizeof(sa)) < 0 || listen(fd, BACKLOG) < 0 ? -errno : 0;
+    umask(mask);
+    if (r < 0)
+        return err_set(err, r, "cannot listen on %s: %s", path, strerror(-r));
+    r = describe(ret, fd);
+    if (r < 0)
+        return r;
+    ret->ours = true;
+    ret->fd = fd;
+    fd = -1;
+    return 0;
+}
+
+int listen_open(struct listener ret[LISTEN_MAX], size_t *ret_n, const struct config *c, struct err *err)
+{
+    struct listener list[LISTEN_MAX] = {0};
+    size_t n = 0;
+    int r;
+
+    /* Also marks them close-on-exec and forgets the environment. */
+    r = sd_listen_fds(1);
+    if (r < 0)
+        return err_set(err, r, "$LISTEN_FDS: %s", strerror(-r));
+    if (r > 0) {
+        r = take_passed(list, r, err);
+        if (r < 0)
+            return r;
+        n = (size_t)r;
+    } else {
+        if (*c->listen.tcp) {
+            r = open_tcp(&list[n], c->listen.tcp, err);
+            if (r < 0)
+                return r;
+            n++;
+        }
+        if (*c->listen.unix_path) {
+            r = open_unix(&list[n], c->listen.unix_path, err);
+            if (r < 0) {
+                if (n)
+                    close(list[0].fd);
+                return r;
+            }
+            n++;
+        }
+    }
+    if (n == 0)
+        return err_set(err, -EINVAL, "nothing to listen on: set [listen] tcp or unix, or pass sockets in");
+    memcpy(ret, list, sizeof(list));
+    *ret_n = n;
+    return 0;
+}
+
+void listen_unlink(const struct listener *listeners, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (listeners[i].is_unix && listeners[i].ours)
+            unlink(listeners[i].name + strlen("unix:"));
+}
