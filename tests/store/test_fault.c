@@ -1,0 +1,181 @@
+/* Disk faults: a full file system, a file that may not grow, a file made unwritable, a file taken away, and a lock held by
+ * another program. Each time what is appended fails, what was done before stays, and the store recovers by itself once
+ * the cause is gone. The root of a file system of a set size comes from a mount namespace; without the right to make one
+ * that test is skipped. */
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/mount.h>
+#include <sys/resource.h>
+#include "tests/store/store_fixture.h"
+
+static unsigned n_good;
+
+/* Append one request of about `bytes`; its result, counted when good. */
+static int append_one(struct fixture *f, size_t bytes)
+{
+    cleanup(freep) char *text = malloc(bytes + 1);
+    struct store_record r;
+    char id[ID_BYTES];
+    int result;
+
+    memset(text, 'x', bytes);
+    text[bytes] = '\0';
+    id_new(id, clock_wall_usec());
+    r = request_record(id);
+    r.request.model_asked = text;
+    result = append_wait(f, &r);
+    n_good += result == 0;
+    return result;
+}
+
+/* Everything that was called done is there, once, numbered without a gap, and the file is sound. */
+static void check_whole(struct fixture *f)
+{
+    char text[512];
+
+    cr_assert_eq(sql_int(f->path, "SELECT count(*) FROM request"), n_good);
+    cr_assert_eq(sql_int(f->path, "SELECT max(n) FROM request"), n_good);
+    cr_assert_str_eq(sql_text(f->path, "PRAGMA integrity_check", text), "ok");
+}
+
+static void check_fails(struct fixture *f)
+{
+    cr_assert_eq(append_one(f, 10), STORE_E_FAILED);
+    cr_assert_not(store_healthy(f->store));
+    cr_assert(store_fault(f->store));
+    cr_assert_eq(store_reserve(f->store), STORE_E_FAILED);
+}
+
+static void check_recovers(struct fixture *f)
+{
+    WAIT_FOR(f, store_healthy(f->store));
+    cr_assert_null(store_fault(f->store));
+    cr_assert_eq(store_reserve(f->store), 0);
+    store_release(f->store);
+    cr_assert_eq(append_one(f, 10), 0);
+    check_whole(f);
+}
+
+Test(fault, file_may_not_grow)
+{
+    struct fixture f;
+    struct rlimit before, limit;
+
+    signal(SIGXFSZ, SIG_IGN);
+    fixture_init(&f);
+    cr_assert_eq(append_one(&f, 10), 0);
+    getrlimit(RLIMIT_FSIZE, &before);
+    limit = (struct rlimit) {.rlim_cur = 4096, .rlim_max = before.rlim_max};
+    cr_assert_eq(setrlimit(RLIMIT_FSIZE, &limit), 0);
+    check_fails(&f);
+    /* Retries go on failing, and nobody is told otherwise. */
+    usleep(500000);
+    check_fails(&f);
+    setrlimit(RLIMIT_FSIZE, &before);
+    check_recovers(&f);
+    fixture_done(&f);
+}
+
+Test(fault, full_file_system)
+{
+    struct fixture f;
+    char filler[128], chunk[4096] = {0};
+    int fd;
+
+    fixture_dir(&f);
+    if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
+        mount("tmpfs", f.dir, "tmpfs", 0, "size=2m") < 0) {
+        fixture_done(&f);
+        fprintf(stderr, "SKIPPED fault.full_file_system: no right to mount a tmpfs (%s)\n", strerror(errno));
+        cr_skip_test("no right to mount a tmpfs");
+    }
+    fixture_open(&f);
+    cr_assert_eq(append_one(&f, 10), 0);
+    snprintf(filler, sizeof(filler), "%s/filler", f.dir);
+    fd = open(filler, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+    while (write(fd, chunk, sizeof(chunk)) > 0)
+        ;
+    close(fd);
+
+    for (int i = 0; i < 1000 && append_one(&f, 20000) == 0; i++)
+        ;
+    check_fails(&f);
+    cr_assert(strstr(store_fault(f.store), "full"), "%s", store_fault(f.store));
+    unlink(filler);
+    check_recovers(&f);
+    fixture_close(&f);
+    fixture_open(&f);
+    check_whole(&f);
+    fixture_close(&f);
+    umount2(f.dir, MNT_DETACH);
+    fixture_done(&f);
+}
+
+/* Removed or replaced under us: appending to the unlinked file would look durable and be lost. No new file is made. */
+Test(fault, file_taken_away)
+{
+    struct fixture f;
+    char away[128];
+    struct answer a = {0};
+
+    fixture_init(&f);
+    cr_assert_eq(append_one(&f, 10), 0);
+    snprintf(away, sizeof(away), "%s.away", f.path);
+    cr_assert_eq(rename(f.path, away), 0);
+    check_fails(&f);
+    usleep(300000);
+    cr_assert_eq(access(f.path, F_OK), -1, "no new file was made");
+    cr_assert_eq(store_query(f.store, &(struct store_query) {.ask = STORE_LOG}, on_answer, &a), 0);
+    WAIT_FOR(&f, a.done);
+    cr_assert_null(a.result);
+    cr_assert(strstr(a.err.msg, f.path), "%s", a.err.msg);
+    cr_assert_eq(rename(away, f.path), 0);
+    check_recovers(&f);
+    fixture_done(&f);
+}
+
+Test(fault, locked_by_another)
+{
+    struct fixture f;
+    sqlite3 *other;
+
+    fixture_init(&f);
+    cr_assert_eq(append_one(&f, 10), 0);
+    cr_assert_eq(sqlite3_open(f.path, &other), SQLITE_OK);
+    cr_assert_eq(sqlite3_exec(other, "BEGIN IMMEDIATE", NULL, NULL, NULL), SQLITE_OK);
+    check_fails(&f);
+    cr_assert(strstr(store_fault(f.store), "locked"), "%s", store_fault(f.store));
+    sqlite3_close(other);
+    check_recovers(&f);
+    fixture_done(&f);
+}
+
+/* Opening what cannot be written is refused with what to do. */
+Test(fault, read_only_file_system)
+{
+    struct fixture f;
+    struct err err = {0};
+
+    fixture_dir(&f);
+    if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
+        mount("tmpfs", f.dir, "tmpfs", 0, "size=2m") < 0) {
+        fixture_done(&f);
+        fprintf(stderr, "SKIPPED fault.read_only_file_system: no right to mount a tmpfs (%s)\n", strerror(errno));
+        cr_skip_test("no right to mount a tmpfs");
+    }
+    fixture_open(&f);
+    cr_assert_eq(append_one(&f, 10), 0);
+    fixture_close(&f);
+    cr_assert_eq(mount(NULL, f.dir, NULL, MS_REMOUNT | MS_RDONLY, NULL), 0);
+    cr_assert_eq(fixture_try_open(&f, &err), -EROFS);
+    cr_assert(strstr(err.msg, f.path) && strstr(err.msg, "writable"), "%s", err.msg);
+    cr_assert_eq(mount(NULL, f.dir, NULL, MS_REMOUNT, NULL), 0);
+    fixture_open(&f);
+    cr_assert_eq(append_one(&f, 10), 0);
+    check_whole(&f);
+    fixture_close(&f);
+    umount2(f.dir, MNT_DETACH);
+    fixture_done(&f);
+}
