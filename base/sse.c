@@ -1,7 +1,7 @@
 /* Server-sent events out of bytes, after the WHATWG specification's "Interpreting an event stream". A line is gathered
- * until CR, LF or CRLF ends it, wherever the bytes were split; `cr` remembers that a CR ended the last one, so that an LF
- * that follows belongs to it. An event is dispatched by its blank line and never before: one that the end of the stream
- * leaves unfinished is dropped, as the specification has it. */
+ * until CR, LF or CRLF ends it, wherever the bytes were split; `cr` remembers that a CR ended the last one, so that an
+ * LF that follows belongs to it. An event is dispatched by its blank line and never before: one that the end of the
+ * stream leaves unfinished is dropped, as the specification has it. */
 #include <errno.h>
 #include <string.h>
 #include "base/sse.h"
@@ -30,7 +30,7 @@ static int event_dispatch(struct sse *s)
     return r;
 }
 
-/* One whole line without its end. Only "data" and "data:…" matter; one space after the colon is not part of the value. */
+/* One whole line without its end. Only "data" and "data:…" matter; one space after the colon is not of the value. */
 static int line_take(struct sse *s)
 {
     const uint8_t *p = s->line.data;

@@ -76,7 +76,8 @@ Test(sse, every_split_and_line_end)
                     buf_init(&seen, 4096);
                     cr_assert_eq(buf_puts(&seen, ""), 0);
                     cr_assert_eq(push(&seen, text, len, a, b), 0);
-                    cr_assert_str_eq((char *)seen.data, streams[i].events, "stream %zu, line end %zu, cut %zu %zu", i, e, a, b);
+                    cr_assert_str_eq((char *)seen.data, streams[i].events,
+                                     "stream %zu, line end %zu, cut %zu %zu", i, e, a, b);
                 }
         }
 }

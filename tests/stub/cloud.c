@@ -2,11 +2,11 @@
  *
  *     stub_cloud [--port P] [--log FILE] [--mode MODE] [--answer TEXT] [--tls CERT KEY]
  *
- * It listens on 127.0.0.1 (port 0: any) and prints "listening PORT". POST …/chat/completions behaves as MODE says, which is
- * the request's `model` when that begins with the name of a mode, else --mode, else "ok". N is a number after the name, as in
- * "status-429" or "slow-chunks-200":
+ * It listens on 127.0.0.1 (port 0: any) and prints "listening PORT". POST …/chat/completions behaves as MODE says,
+ * which is the request's `model` when that begins with the name of a mode, else --mode, else "ok". N is a number after the
+ * name, as in "status-429" or "slow-chunks-200":
  *
- *     ok               the answer word by word, a usage chunk when asked for, [DONE]; or one JSON object when not streaming
+ *     ok               the answer word by word, a usage chunk when asked for, [DONE]; not streaming: one JSON object
  *     echo             as ok, the answer being the last user message
  *     slow-first-N     as ok, N ms (1000) before anything is answered
  *     slow-head-N      as ok, the headers at once and the first event after N ms (1000)
@@ -19,14 +19,15 @@
  *     flood-N          N chunks (10000) of 1 KiB as fast as they are taken
  *     huge-event-N     one event of N KiB (2048)
  *     garbage          events that are not JSON;    html: a page with status 200
- *     status-N         an error object with that status (500); "status-429-7" adds Retry-After: 7, "status-503-date" a date
+ *     status-N         an error object with that status (500); "status-429-7" adds Retry-After: 7, "…-date" a date
  *     redirect         302 to another path of this server
  *     blackhole        reads the request and never answers
  *
- * The log has one JSON line an event, written at once: "bytes" when the first byte of a request came, "request" when the
- * whole body came, "answered" when the answer was written, "closed" when the client left in the middle of either.
- * Each has conn, seq (request on this connection) and time; "request" has path, headers, bytes, body_sha256, model and id,
- * which is x-tern-request-id or the body's `user` or metadata.id; "closed" during the request has what came of the body. */
+ * The log has one JSON line an event, written at once: "bytes" when the first byte of a request came, "request" when
+ * the whole body came, "answered" when the answer was written, "closed" when the client left in the middle of either.
+ * Each has conn, seq (request on this connection) and time; "request" has path, headers, bytes, body_sha256, model and
+ * id, which is x-tern-request-id or the body's `user` or metadata.id; "closed" has `during`, and in a request how many
+ * bytes of the body had come. */
 #include <arpa/inet.h>
 #include <ctype.h>
 #include <errno.h>
@@ -203,8 +204,8 @@ static const char *request_id(const struct request *q)
 }
 
 static const char *const modes[] = {
-    "ok", "echo", "slow-first", "slow-head", "slow-chunks", "cut-after", "stop-after", "error-after", "no-done", "hang-done",
-    "json", "flood", "huge-event", "garbage", "html", "status", "redirect", "blackhole",
+    "ok", "echo", "slow-first", "slow-head", "slow-chunks", "cut-after", "stop-after", "error-after", "no-done",
+    "hang-done", "json", "flood", "huge-event", "garbage", "html", "status", "redirect", "blackhole",
 };
 
 static bool is_mode(const char *s)
@@ -261,7 +262,8 @@ static bool request_read(struct conn *c, struct request *ret)
 
     while (c->in.len < q.head_len + q.body_len)
         if (conn_read(c) == 0) {
-            log_event(c, "closed", json_pack("{s:s, s:I, s:I}", "during", "request", "bytes", (json_int_t)(c->in.len - q.head_len),
+            log_event(c, "closed", json_pack("{s:s, s:I, s:I}", "during", "request",
+                                             "bytes", (json_int_t)(c->in.len - q.head_len),
                                              "of", (json_int_t)q.body_len));
             request_done(&q);
             return false;
@@ -273,7 +275,8 @@ static bool request_read(struct conn *c, struct request *ret)
     snprintf(want, sizeof(want), "%s", is_mode(model) ? model : default_mode);
     snprintf(q.mode, sizeof(q.mode), "%.127s", want);
     log_event(c, "request", json_pack("{s:s, s:s, s:s?, s:s?, s:s, s:I, s:o, s:O}", "method", q.method, "path", q.path,
-                                      "model", model, "id", request_id(&q), "mode", q.mode, "bytes", (json_int_t)q.body_len,
+                                      "model", model, "id", request_id(&q), "mode", q.mode,
+                                      "bytes", (json_int_t)q.body_len,
                                       "body_sha256", sha256_json(q.bytes, q.body_len), "headers", q.headers));
     *ret = q;
     return true;
@@ -301,8 +304,9 @@ static void answer_json(struct conn *c, int status, const char *extra, json_t *j
 
 static void answer_error(struct conn *c, int status, const char *extra, const char *code)
 {
-    answer_json(c, status, extra, json_pack("{s:{s:s, s:s, s:n, s:s}}", "error", "message", "The stub cloud was told to say so.",
-                                            "type", "stub_error", "param", "code", code));
+    answer_json(c, status, extra, json_pack("{s:{s:s, s:s, s:n, s:s}}", "error", "message",
+                                            "The stub cloud was told to say so.", "type", "stub_error", "param",
+                                            "code", code));
 }
 
 static void stream_begin(struct conn *c)
@@ -353,7 +357,8 @@ static void stream_chunk(struct conn *c, const struct request *q, json_t *choice
     stream_event(c, text);
 }
 
-static void stream_delta(struct conn *c, const struct request *q, const char *role, const char *content, const char *finish)
+static void stream_delta(struct conn *c, const struct request *q, const char *role, const char *content,
+                         const char *finish)
 {
     json_t *delta = json_object();
 
@@ -361,7 +366,8 @@ static void stream_delta(struct conn *c, const struct request *q, const char *ro
         json_object_set_new(delta, "role", json_string(role));
     if (content)
         json_object_set_new(delta, "content", json_string(content));
-    stream_chunk(c, q, json_pack("[{s:i, s:o, s:n, s:s?}]", "index", 0, "delta", delta, "logprobs", "finish_reason", finish), NULL);
+    stream_chunk(c, q, json_pack("[{s:i, s:o, s:n, s:s?}]", "index", 0, "delta", delta, "logprobs",
+                                 "finish_reason", finish), NULL);
 }
 
 /* The next word with the spaces before it: its length, 0 at the end. */
@@ -397,8 +403,9 @@ static json_t *usage_json(const struct request *q, const char *answer)
 static void answer_object(struct conn *c, const struct request *q, const char *answer)
 {
     answer_json(c, 200, "", json_pack("{s:s, s:s, s:I, s:s, s:[{s:i, s:{s:s, s:s}, s:n, s:s}], s:o}",
-        "id", "chatcmpl-stub", "object", "chat.completion", "created", (json_int_t)1700000000, "model", request_model(q),
-        "choices", "index", 0, "message", "role", "assistant", "content", answer, "logprobs", "finish_reason", "stop",
+        "id", "chatcmpl-stub", "object", "chat.completion", "created", (json_int_t)1700000000,
+        "model", request_model(q), "choices", "index", 0, "message",
+        "role", "assistant", "content", answer, "logprobs", "finish_reason", "stop",
         "usage", usage_json(q, answer)));
 }
 
@@ -407,7 +414,8 @@ static void answer_stream(struct conn *c, const struct request *q, const char *a
 {
     const char *rest = answer;
     int gap = mode_is(q, "slow-chunks", NULL) ? 200 : 0, head = 1000, limit = 1, words = 0;
-    bool limited = mode_is(q, "cut-after", &limit) || mode_is(q, "stop-after", &limit) || mode_is(q, "error-after", &limit);
+    bool limited = mode_is(q, "cut-after", &limit) || mode_is(q, "stop-after", &limit) ||
+                   mode_is(q, "error-after", &limit);
 
     mode_is(q, "slow-chunks", &gap);
     stream_begin(c);
@@ -424,7 +432,7 @@ static void answer_stream(struct conn *c, const struct request *q, const char *a
         return;
     }
     if (mode_is(q, "error-after", NULL))
-        stream_event(c, "{\"error\":{\"message\":\"The stub broke.\",\"type\":\"server_error\",\"code\":\"stub_broke\"}}");
+        stream_event(c, "{\"error\":{\"message\":\"It broke.\",\"type\":\"server_error\",\"code\":\"stub_broke\"}}");
     if (!limited) {
         stream_delta(c, q, NULL, NULL, "stop");
         if (usage_wanted(q))
@@ -545,10 +553,11 @@ static void *conn_run(void *arg)
             log_event(c, "tls-failed", NULL);
     }
     while (!c->failed && request_read(c, &q)) {
-        bool cut = mode_is(&q, "cut-after", NULL);
-
         answer(c, &q);
-        log_event(c, c->failed && !cut ? "closed" : "answered", c->failed && !cut ? json_pack("{s:s}", "during", "answer") : NULL);
+        if (c->failed && !mode_is(&q, "cut-after", NULL))
+            log_event(c, "closed", json_pack("{s:s}", "during", "answer"));
+        else
+            log_event(c, "answered", NULL);
         buf_consume(&c->in, q.head_len + q.body_len);
         request_done(&q);
     }
@@ -561,12 +570,15 @@ static void *conn_run(void *arg)
 
 static int listen_loopback(int port)
 {
-    struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct sockaddr_in a = {
+        .sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+    };
     socklen_t len = sizeof(a);
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), on = 1;
 
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-    if (bind(fd, (struct sockaddr *)&a, sizeof(a)) < 0 || listen(fd, 1024) < 0 || getsockname(fd, (struct sockaddr *)&a, &len) < 0) {
+    if (bind(fd, (struct sockaddr *)&a, sizeof(a)) < 0 || listen(fd, 1024) < 0 ||
+        getsockname(fd, (struct sockaddr *)&a, &len) < 0) {
         perror("stub_cloud");
         exit(1);
     }
@@ -578,7 +590,8 @@ static int listen_loopback(int port)
 static void tls_load(const char *cert, const char *key)
 {
     tls = SSL_CTX_new(TLS_server_method());
-    if (!tls || SSL_CTX_use_certificate_chain_file(tls, cert) != 1 || SSL_CTX_use_PrivateKey_file(tls, key, SSL_FILETYPE_PEM) != 1) {
+    if (!tls || SSL_CTX_use_certificate_chain_file(tls, cert) != 1 ||
+        SSL_CTX_use_PrivateKey_file(tls, key, SSL_FILETYPE_PEM) != 1) {
         ERR_print_errors_fp(stderr);
         exit(1);
     }
