@@ -17,38 +17,42 @@ static const struct { double bias, length, turns, lines, code, questions; } hard
     .bias = -4.0, .length = 1.3, .turns = 0.8, .lines = 0.4, .code = 0.4, .questions = 0.8,
 };
 
-static bool is_space(unsigned char ch)
-{
-    return ch == ' ' || (ch >= '\t' && ch <= '\r');
-}
+enum { SPACE = 1, DIGIT = 2, CODE = 4, QUESTION = 8 };
 
-static uint32_t count_words(const char *s, size_t len)
+/* One look a byte: a request may be megabytes long, and the loop waits for this. */
+static const uint8_t kinds[256] = {
+    [' '] = SPACE, ['\t' ... '\r'] = SPACE, ['0' ... '9'] = DIGIT, ['?'] = QUESTION,
+    ['{'] = CODE, ['}'] = CODE, ['['] = CODE, [']'] = CODE, ['<'] = CODE, ['>'] = CODE, [';'] = CODE, ['`'] = CODE,
+    ['\\'] = CODE, ['$'] = CODE, ['|'] = CODE, ['_'] = CODE,
+};
+
+static uint32_t count_words(const uint8_t *s, size_t len)
 {
     uint32_t n = 0;
     bool in_word = false;
 
     for (size_t i = 0; i < len; i++) {
-        const bool space = is_space((unsigned char)s[i]);
+        const bool space = kinds[s[i]] & SPACE;
         n += !space && !in_word;
         in_word = !space;
     }
     return n;
 }
 
-static void count_structure(struct policy_features *f, const char *s, size_t len)
+static void count_structure(struct policy_features *f, const uint8_t *s, size_t len)
 {
     uint32_t word = 0;
 
     f->lines = len > 0;
     for (size_t i = 0; i < len; i++) {
-        const unsigned char ch = (unsigned char)s[i];
+        const uint8_t kind = kinds[s[i]];
 
-        f->digits += ch >= '0' && ch <= '9';
-        f->lines += ch == '\n' && i + 1 < len;
-        f->code_marks += ch && strchr("{}[];<>`\\$|_", ch) != NULL;
-        f->question_marks += ch == '?';
-        f->non_ascii += ch >= 0x80;
-        word = is_space(ch) ? 0 : word + 1;
+        f->digits += (kind & DIGIT) != 0;
+        f->lines += s[i] == '\n' && i + 1 < len;
+        f->code_marks += (kind & CODE) != 0;
+        f->question_marks += (kind & QUESTION) != 0;
+        f->non_ascii += s[i] >= 0x80;
+        word = kind & SPACE ? 0 : word + 1;
         f->longest_word = MAX(f->longest_word, word);
     }
 }
@@ -80,14 +84,14 @@ void policy_features(struct policy_features *ret, const json_t *messages)
         if (!json_is_string(content))
             continue;
         f.bytes += (uint32_t)json_string_length(content);
-        f.words += count_words(json_string_value(content), json_string_length(content));
+        f.words += count_words((const uint8_t *)json_string_value(content), json_string_length(content));
         if (role && strcmp(role, "user") == 0) {
             f.turns++;
             last = content;
         }
     }
     if (last)
-        count_structure(&f, json_string_value(last), json_string_length(last));
+        count_structure(&f, (const uint8_t *)json_string_value(last), json_string_length(last));
     f.p_hard = p_hard(&f);
     *ret = f;
 }

@@ -32,12 +32,9 @@ void policy_signals_add(struct policy_signals *s, double logprob, double margin,
     s->sum_logprob += logprob;
     s->sum_margin += margin;
     s->sum_entropy += entropy;
-    if (first || !(logprob >= s->min_logprob))
-        s->min_logprob = logprob;
-    if (first || !(margin >= s->min_margin))
-        s->min_margin = margin;
-    if (first || !(entropy <= s->max_entropy))
-        s->max_entropy = entropy;
+    s->min_logprob = first ? logprob : MIN(s->min_logprob, logprob);
+    s->min_margin = first ? margin : MIN(s->min_margin, margin);
+    s->max_entropy = first ? entropy : MAX(s->max_entropy, entropy);
     s->n_tokens++;
 }
 
@@ -48,10 +45,7 @@ static double doubt(double logprob)
 
 double policy_confidence(const struct policy_signals *s)
 {
-    double p;
-
-    if (!s->n_tokens)
+    if (!s->n_tokens || !isfinite(s->sum_logprob))
         return 0;
-    p = 1 / (1 + exp(-(fit.bias + fit.worst_token * doubt(s->min_logprob))));
-    return isfinite(p) ? p : 0;
+    return 1 / (1 + exp(-(fit.bias + fit.worst_token * doubt(s->min_logprob))));
 }
