@@ -1,0 +1,200 @@
+/* What the files of router/ share: the request, the two tiers that answer it, and the link to a worker. All of it belongs
+ * to the loop's thread.
+ *
+ *   request.c   the life of a request: the step table
+ *   local.c     the engine worker: the line of requests that wait for it, and its frames
+ *   cloud.c     the egress worker: bodies out, chunks in, breakers and retries
+ *   link.c      frames over a worker's socket
+ *   router.c    configuration, models' names, metrics, status
+ *
+ * Both tiers have one shape. A request is with at most one at a time, as its `attempt`; the tier reports text and the end
+ * of it through attempt_text() and attempt_end(), and request_run() then looks what is to be done. */
+#pragma once
+
+#include <event2/bufferevent.h>
+#include <event2/event_struct.h>
+#include <sys/queue.h>
+#include "base/arena.h"
+#include "engine/engine.h"
+#include "router/router.h"
+
+/* ---- link.c -------------------------------------------------------------------------------------------------------- */
+struct link {
+    struct event_base *base;
+    struct bufferevent *bev;               /* NULL: no worker */
+    struct frame_reader in;
+    struct event ping;
+    uint32_t ping_type;
+    uint64_t beat_usec;                    /* when the worker last said anything */
+    int (*on_frame)(struct router *r, const struct frame *f);   /* negative: the worker talks nonsense, hang up */
+    void (*on_down)(struct router *r, bool replaced);   /* it is closed; may attach another one unless that is being done */
+    struct router *router;
+};
+void link_init(struct link *l, struct router *r, struct event_base *base, uint32_t ping_type,
+               int (*on_frame)(struct router *, const struct frame *), void (*on_down)(struct router *, bool));
+void link_done(struct link *l);            /* without on_down */
+int link_attach(struct link *l, int fd);   /* takes fd, also on failure; a worker that was there is hung up on. 0, -ENOMEM */
+/* Queue a frame. 0; -ENOTCONN; -ENOMEM; -ENOBUFS when the worker has not read what was sent before. Frames without payload
+ * are never refused for that, so that a cancel always goes out. */
+int link_send(struct link *l, uint32_t type, uint64_t id, const void *data, size_t len);
+
+/* ---- A request ----------------------------------------------------------------------------------------------------- */
+#define ANSWER_MAX_BYTES (16u << 20)       /* of one answer held in memory */
+
+enum step {
+    STEP_MODEL, STEP_LABEL, STEP_DECIDE, STEP_LOCAL, STEP_CLOUD, STEP_SEND, STEP_ANSWER, STEP_FALLBACK, STEP_BACKOFF,
+    STEP_RELEASE, STEP_RECORD, STEP_DONE,
+    STEP_WAIT,                             /* stay, and be called again when anything happened to the request */
+};
+
+/* Text of an answer that the sink has not got yet, and what is known of the whole. */
+struct answer {
+    struct buf text;
+    json_t *logprobs;                      /* array, or NULL */
+    uint64_t bytes;                        /* of all text, also what was released */
+    const char *finish;                    /* static, or NULL */
+    uint32_t tokens_in, tokens_out;
+};
+
+/* One try of one tier. */
+struct attempt {
+    enum { ATTEMPT_NONE, ATTEMPT_RUNNING, ATTEMPT_OK, ATTEMPT_FAILED } state;
+    enum route tier;
+    int endpoint;                          /* -1: local */
+    uint32_t seq;                          /* within the request */
+    uint64_t id;                           /* of its frames */
+    uint64_t started_usec, first_byte_usec, ended_usec;   /* wall clock, 0: not yet */
+    char error[32];                        /* class, never text of a body */
+    bool sent;                             /* START went out */
+    /* cloud: */
+    bool usage_known;                      /* tokens are not estimates */
+    size_t body_bytes;
+    int http_status;
+    unsigned retry_after_sec;
+    bool may_repeat;                       /* the failure may pass: the same endpoint may be tried again */
+    struct buf order;                      /* EGRESS_START's payload, until it is sent */
+};
+
+struct request {
+    TAILQ_ENTRY(request) all;
+    TAILQ_ENTRY(request) tier;             /* local.c's line or cloud.c's calls */
+    struct router *router;
+    struct router_config *config;
+    struct chat_request *chat;
+    struct arena arena;                    /* strings below */
+    char id[ID_BYTES];
+    struct { const char *dialect, *key, *peer, *label, *model; enum label key_label; bool has_key_label; } asked;
+    const struct request_sink *sink;       /* NULL: the client left */
+    void *arg;
+    uint64_t began_usec, deadline_usec;    /* monotonic */
+    uint64_t created_sec;                  /* wall clock */
+
+    enum step step;
+    bool running;                          /* inside request_run() */
+    struct event deadline, timer;          /* the whole time; the first step, pauses between attempts, the end */
+
+    enum stage stage;                      /* of the next decision */
+    struct policy_input in;
+    struct policy_decision decision;       /* the last one */
+    unsigned n_decisions, n_attempts;
+
+    bool labelled;                         /* the request row was appended */
+    bool place;                            /* reserved in the store */
+    unsigned rows_pending;                 /* appended and not yet durable */
+    bool rows_lost;                        /* one could not be written, or there is no place: no cloud */
+
+    struct attempt attempt;
+    unsigned attempts_here;                /* at the current endpoint */
+    bool lost_engine, restarted;           /* the engine died under it; it was given to the next one */
+    struct answer answer, kept;            /* kept: a whole local answer, while a cloud is asked for a better one */
+    bool has_kept;
+    bool hold, judged;                     /* nothing may be released before a decision; that of the window was taken */
+    bool begun, paused, upstream_paused;
+
+    struct request_error fault;            /* what to tell the client if nothing else answers */
+    const char *outcome;                   /* set: the request is over, whatever step it is at */
+    uint64_t first_token_usec;             /* since it began */
+    uint64_t cost_microusd;
+};
+
+/* Do what can be done now. May free the request. */
+void request_run(struct request *q);
+/* From the tiers, about the attempt under way. They only note it; request_run() follows. Text may fail the attempt: too much. */
+void attempt_text(struct request *q, const char *text, size_t len, json_t *logprobs /* taken, or NULL */);
+void attempt_fail(struct request *q, const char *error);
+void attempt_finish(struct request *q, const char *finish);
+/* What the client is told if no tier answers; the last one counts. Message in the arena, or static. */
+void request_fault(struct request *q, int status, const char *type, const char *code, const char *message,
+                   unsigned retry_after_sec);
+void row_append(struct request *q, struct store_record *rec);   /* the id and the time are filled in */
+
+/* ---- local.c ------------------------------------------------------------------------------------------------------- */
+#define LOCAL_MAX_RUNS 64
+
+struct local {
+    struct link link;
+    bool ready;
+    json_t *info;                          /* READY's, kept when the engine is gone: its name stays known */
+    char *failure;                         /* ENGINE_FAILED's text */
+    struct event grace;                    /* pending: an engine that is not ready may still come */
+    struct { uint64_t id; struct request *request; /* NULL: abandoned, until the engine says so */ } runs[LOCAL_MAX_RUNS];
+    unsigned n_runs, n_line, n_attached;
+    TAILQ_HEAD(, request) line;            /* wait for a session, in order of arrival */
+    double mean_sec;                       /* of recent runs */
+};
+void local_init(struct router *r);
+void local_done(struct router *r);
+bool local_up(const struct router *r);     /* ready, or expected within the grace */
+const char *local_model(const struct router *r);    /* the engine's name for it, or NULL when none was ever ready */
+const char *local_digest(const struct router *r);   /* of the model's file, likewise */
+#define LOCAL_E_BUSY 1
+#define LOCAL_E_DOWN 2
+int local_start(struct request *q);        /* run, or stand in line: 0, or LOCAL_E_… */
+void local_stop(struct request *q);        /* forget the attempt; an engine at work on it is told to stop */
+unsigned local_retry_after_sec(const struct router *r);
+
+/* ---- cloud.c ------------------------------------------------------------------------------------------------------- */
+struct cloud {
+    struct link link;
+    bool ready;
+    unsigned n_attached;
+    TAILQ_HEAD(, request) calls;           /* sent, and not ended */
+    struct { char name[64]; struct breaker breaker; } endpoints[POLICY_MAX_ENDPOINTS];
+    size_t n_endpoints;
+    double retries;                        /* left in the budget */
+};
+void cloud_init(struct router *r);
+void cloud_done(struct router *r);
+void cloud_set_config(struct router *r, const struct router_config *c);   /* breakers by name; a latch is released */
+bool cloud_ready(const struct request *q, size_t endpoint);      /* its breaker would let a call through */
+const struct breaker *cloud_breaker(const struct router *r, const char *endpoint);   /* or NULL */
+bool cloud_admit(struct request *q);       /* the breaker of q->decision.endpoint lets this call through; hear of it by prepare */
+/* Make the attempt's body and its digest, and append the egress row. 0, -ENOMEM, -EMSGSIZE. */
+int cloud_prepare(struct request *q);
+int cloud_send(struct request *q);         /* the body leaves. Every row is durable. 0 or negative: nothing left */
+void cloud_stop(struct request *q);        /* forget the attempt; egress hangs up */
+void cloud_flow(struct request *q);        /* tell egress of a change of q->paused */
+/* Whether the failed attempt may be repeated at its endpoint, and after which pause. Takes from the budget when true. */
+bool cloud_may_retry(struct request *q, uint64_t *ret_pause_usec);
+
+/* ---- router.c ------------------------------------------------------------------------------------------------------ */
+struct router {
+    struct event_base *base;
+    struct store *store;
+    struct router_config *config;
+    struct router_hooks hooks;
+    struct local local;
+    struct cloud cloud;
+    TAILQ_HEAD(request_list, request) requests;
+    unsigned in_flight;
+    bool draining;
+    uint8_t digest_key[32];                /* of this process: prompts cannot be told from their digests */
+    uint64_t next_id;                      /* of attempts' frames */
+    uint64_t rows_lost_logged_usec;
+    char words[512];                       /* of the last unknown model's fault */
+    struct router_metrics metrics;
+};
+/* Read what the model's name asks for into q->in. 0; 1: nobody has this name, and *ret_fault says which are known, in words
+ * that last until the next call; 2: the engine has not told its own name yet. */
+int model_resolve(struct request *q, struct request_error *ret_fault);
+void metrics_request(struct router *r, const struct request *q, uint64_t latency_usec);

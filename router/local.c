@@ -1,0 +1,374 @@
+/* The local tier: requests stand in one line, in order of arrival, for a session of the engine worker. A run that was
+ * abandoned keeps its session until the engine has answered for it.
+ *
+ * An engine that is not ready is expected within a grace period, counted from the start or from the moment it was lost, and
+ * requests wait for it in the line. When the grace is over, or the engine says that it cannot run, the tier is down, and
+ * requests are told so at once until an engine is ready again. */
+#include <errno.h>
+#include <string.h>
+#include "base/clock.h"
+#include "base/log.h"
+#include "router/internal.h"
+
+#define GRACE_SEC 10
+#define FAILURE_MAX_BYTES 512
+#define MEAN_WEIGHT 0.2                /* of the newest run in the mean */
+#define LOGPROB_MIN (-9999.0)          /* JSON knows no infinity; OpenAI writes this */
+
+/* ---- The line and the runs ------------------------------------------------------------------------------------------- */
+static unsigned session_limit(const struct router *r)
+{
+    int64_t sessions = 1;
+
+    json_read_int(r->local.info, "sessions", 1, LOCAL_MAX_RUNS, &sessions, NULL);
+    return MAX(1u, MIN(r->config->sessions, (unsigned)sessions));
+}
+
+static bool session_free(const struct router *r)
+{
+    return r->local.ready && r->local.n_runs < session_limit(r);
+}
+
+static void line_remove(struct request *q)
+{
+    TAILQ_REMOVE(&q->router->local.line, q, tier);
+    q->router->local.n_line--;
+}
+
+/* The request as the engine reads it. NULL: no memory. */
+static char *order_text(const struct request *q)
+{
+    cleanup(json_decrefp) json_t *order = chat_request_to_json(q->chat);
+    double temperature = q->config->default_temperature;
+
+    if (order && isnan(q->chat->params.temperature) && !isnan(temperature) &&
+        json_object_set_new(order, "temperature", json_real(temperature)) < 0)
+        return NULL;
+    return order ? json_dumps(order, JSON_COMPACT) : NULL;
+}
+
+static int run_start(struct request *q)
+{
+    struct local *l = &q->router->local;
+    cleanup(freep) char *order = order_text(q);
+    int r;
+
+    if (!order)
+        return -ENOMEM;
+    r = link_send(&l->link, ENGINE_START, q->attempt.id, order, strlen(order));
+    if (r < 0)
+        return r;
+    l->runs[l->n_runs].id = q->attempt.id;
+    l->runs[l->n_runs++].request = q;
+    q->attempt.sent = true;
+    return 0;
+}
+
+/* The attempt under way comes to nothing. */
+static void run_fail(struct request *q, const char *error, const char *code, const char *message)
+{
+    attempt_fail(q, error);
+    request_fault(q, 500, "engine_error", code, message, 1);
+}
+
+static void pump(struct router *r)
+{
+    struct request *q;
+
+    while (session_free(r) && (q = TAILQ_FIRST(&r->local.line))) {
+        line_remove(q);
+        if (run_start(q) < 0) {
+            run_fail(q, "engine-order", "engine_failed", "the request could not be handed to the local model; try again");
+            request_run(q);
+        }
+    }
+}
+
+static void wake_all(struct router *r)
+{
+    struct request *q;
+
+    TAILQ_FOREACH(q, &r->requests, all)
+        request_run(q);
+}
+
+/* The engine is not coming: nobody waits for it. */
+static void line_dismiss(struct router *r)
+{
+    struct request *q;
+
+    while ((q = TAILQ_FIRST(&r->local.line))) {
+        line_remove(q);
+        run_fail(q, "engine-down", "engine_down", "the local model is not running; see the daemon's log");
+        q->fault.http_status = 503;
+    }
+    wake_all(r);
+}
+
+int local_start(struct request *q)
+{
+    struct router *r = q->router;
+    struct local *l = &r->local;
+
+    if (!local_up(r))
+        return LOCAL_E_DOWN;
+    if (!session_free(r) && l->n_line >= r->config->queue)
+        return LOCAL_E_BUSY;
+    TAILQ_INSERT_TAIL(&l->line, q, tier);
+    l->n_line++;
+    pump(r);
+    return 0;
+}
+
+void local_stop(struct request *q)
+{
+    struct local *l = &q->router->local;
+
+    if (!q->attempt.sent) {
+        line_remove(q);
+        return;
+    }
+    for (unsigned i = 0; i < l->n_runs; i++)
+        if (l->runs[i].request == q) {
+            l->runs[i].request = NULL;
+            link_send(&l->link, ENGINE_CANCEL, q->attempt.id, NULL, 0);
+        }
+}
+
+unsigned local_retry_after_sec(const struct router *r)
+{
+    double sec = (r->local.n_line + 1) * r->local.mean_sec / session_limit(r);
+
+    return (unsigned)MIN(MAX(ceil(sec), 1.0), 60.0);
+}
+
+/* ---- What the engine says -------------------------------------------------------------------------------------------- */
+static int on_ready(struct router *r, const struct frame *f)
+{
+    cleanup(json_decrefp) json_t *info = json_parse(f->data, f->len, NULL);
+    const char *model;
+
+    if (json_read_string(info, "model", &model, NULL) != 1)
+        return -EPROTO;
+    json_decref(r->local.info);
+    r->local.info = TAKE(info);
+    r->local.ready = true;
+    freep(&r->local.failure);
+    r->local.failure = NULL;
+    event_del(&r->local.grace);
+    log_notice("the engine is ready with model %s", model);
+    pump(r);
+    wake_all(r);
+    return 0;
+}
+
+static int on_failed(struct router *r, const struct frame *f)
+{
+    freep(&r->local.failure);
+    r->local.failure = strndup((const char *)f->data, MIN(f->len, (uint32_t)FAILURE_MAX_BYTES));
+    log_error("the engine cannot run: %s", r->local.failure ? r->local.failure : "no memory");
+    event_del(&r->local.grace);
+    line_dismiss(r);
+    return 0;
+}
+
+static int on_prompt(struct request *q, const struct frame *f)
+{
+    struct engine_prompt p;
+
+    if (f->len != sizeof(p))
+        return -EPROTO;
+    memcpy(&p, f->data, sizeof(p));
+    if (q)
+        q->answer.tokens_in = p.n_tokens;
+    return 0;
+}
+
+/* {"token":…,"logprob":…,"bytes":[…]}; a token that is no whole character has a stand-in for its text. */
+static json_t *logprob_json(const char *piece, size_t len, double logprob)
+{
+    json_t *bytes = json_array(), *token = json_stringn(piece, len);
+
+    for (size_t i = 0; i < len; i++)
+        json_array_append_new(bytes, json_integer((unsigned char)piece[i]));
+    return json_pack("{s:o,s:f,s:o}", "token", token ? token : json_string("\uFFFD"),
+                     "logprob", isfinite(logprob) ? logprob : LOGPROB_MIN, "bytes", bytes);
+}
+
+static json_t *logprobs_json(const struct engine_token *t)
+{
+    json_t *top = json_array(), *one = logprob_json(t->piece, t->piece_len, t->logprob);
+
+    for (uint32_t i = 0; i < t->n_top; i++)
+        json_array_append_new(top, logprob_json(t->top[i].piece, t->top[i].piece_len, t->top[i].logprob));
+    json_object_set_new(one, "top_logprobs", top);
+    return json_pack("[o]", one);
+}
+
+static int on_token(struct request *q, const struct frame *f)
+{
+    struct engine_token t;
+
+    if (engine_token_decode(&t, f->data, f->len) < 0)
+        return -EPROTO;
+    if (!q)
+        return 0;
+    q->answer.tokens_out++;
+    policy_signals_add(&q->in.signals, t.logprob, t.margin, t.entropy);
+    attempt_text(q, t.text, t.text_len, q->chat->params.logprobs ? logprobs_json(&t) : NULL);
+    request_run(q);
+    return 0;
+}
+
+static int on_end(struct router *r, struct request *q, const struct frame *f)
+{
+    struct engine_end end;
+    double sec;
+
+    if (f->len != sizeof(end))
+        return -EPROTO;
+    memcpy(&end, f->data, sizeof(end));
+    sec = (double)(end.prefill_usec + end.decode_usec) / USEC_PER_SEC;
+    if (end.finish == FINISH_STOP || end.finish == FINISH_LENGTH)
+        r->local.mean_sec += MEAN_WEIGHT * (sec - r->local.mean_sec);
+    if (!q)
+        return 0;
+
+    q->answer.tokens_in = end.n_prompt;
+    q->answer.tokens_out = end.n_tokens;
+    q->in.signals.complete = end.finish == FINISH_STOP;
+    if (end.finish == FINISH_STOP || end.finish == FINISH_LENGTH)
+        attempt_finish(q, engine_finish_name((enum engine_finish)end.finish));
+    else
+        run_fail(q, "engine-error", "engine_failed", "the local model failed; try again");
+    return 0;
+}
+
+static int on_refused(struct request *q, const struct frame *f)
+{
+    cleanup(json_decrefp) json_t *why = json_parse(f->data, f->len, NULL);
+    const char *code, *message = "the engine refused the request";
+    bool context;
+
+    if (json_read_string(why, "code", &code, NULL) != 1)
+        return -EPROTO;
+    if (!q)
+        return 0;
+
+    json_read_string(why, "message", &message, NULL);
+    message = arena_strdup(&q->arena, message);
+    context = strcmp(code, ENGINE_E_CONTEXT) == 0;
+    attempt_fail(q, context ? "context-length" : "engine-refused");
+    if (context || strcmp(code, ENGINE_E_INVALID) == 0) {
+        q->in.local_fits = !context;
+        request_fault(q, 400, "invalid_request_error", context ? ENGINE_E_CONTEXT : ENGINE_E_INVALID, message, 0);
+    } else {
+        request_fault(q, 503, "engine_error", ENGINE_E_BUSY, message, local_retry_after_sec(q->router));
+    }
+    return 0;
+}
+
+/* Frames of a run that is over, which a worker never sends, find no run and are dropped. */
+static int on_run_frame(struct router *r, const struct frame *f)
+{
+    struct local *l = &r->local;
+    struct request *q;
+    unsigned i = 0;
+    int result;
+
+    while (i < l->n_runs && l->runs[i].id != f->id)
+        i++;
+    if (i == l->n_runs)
+        return 0;
+    q = l->runs[i].request;
+    if (f->type == ENGINE_PROMPT)
+        return on_prompt(q, f);
+    if (f->type == ENGINE_TOKEN)
+        return on_token(q, f);
+
+    l->runs[i] = l->runs[--l->n_runs];
+    result = f->type == ENGINE_END ? on_end(r, q, f) : on_refused(q, f);
+    if (result < 0 && q)
+        run_fail(q, "engine-protocol", "engine_failed", "the local model failed; try again");
+    if (q)
+        request_run(q);
+    pump(r);
+    return result;
+}
+
+static int on_frame(struct router *r, const struct frame *f)
+{
+    switch (f->type) {
+    case ENGINE_READY:
+        return on_ready(r, f);
+    case ENGINE_FAILED:
+        return on_failed(r, f);
+    case ENGINE_PROMPT:
+    case ENGINE_TOKEN:
+    case ENGINE_END:
+    case ENGINE_REFUSED:
+        return on_run_frame(r, f);
+    case ENGINE_PONG:
+        return 0;
+    }
+    return -EPROTO;
+}
+
+static void on_down(struct router *r, bool replaced)
+{
+    struct local *l = &r->local;
+
+    if (l->ready)
+        event_add(&l->grace, &(struct timeval) {.tv_sec = GRACE_SEC});
+    l->ready = false;
+    for (unsigned i = 0; i < l->n_runs; i++)
+        if (l->runs[i].request) {
+            l->runs[i].request->lost_engine = true;
+            run_fail(l->runs[i].request, "engine-lost", "engine_lost", "the local model stopped; try again");
+        }
+    l->n_runs = 0;
+    wake_all(r);
+    if (!replaced && r->hooks.worker_down)
+        r->hooks.worker_down(r->hooks.arg, true);
+}
+
+static void on_grace_over(evutil_socket_t fd, short what, void *arg)
+{
+    log_warning("the engine did not become ready within %d s; requests no longer wait for it", GRACE_SEC);
+    line_dismiss(arg);
+}
+
+/* ---- The tier --------------------------------------------------------------------------------------------------------- */
+void local_init(struct router *r)
+{
+    struct local *l = &r->local;
+
+    TAILQ_INIT(&l->line);
+    l->mean_sec = 1;
+    link_init(&l->link, r, r->base, ENGINE_PING, on_frame, on_down);
+    evtimer_assign(&l->grace, r->base, on_grace_over, r);
+    event_add(&l->grace, &(struct timeval) {.tv_sec = GRACE_SEC});
+}
+
+void local_done(struct router *r)
+{
+    link_done(&r->local.link);
+    event_del(&r->local.grace);
+    json_decref(r->local.info);
+    free(r->local.failure);
+}
+
+bool local_up(const struct router *r)
+{
+    return r->local.ready || evtimer_pending(&r->local.grace, NULL);
+}
+
+const char *local_model(const struct router *r)
+{
+    return r->local.info ? json_string_value(json_object_get(r->local.info, "model")) : NULL;
+}
+
+const char *local_digest(const struct router *r)
+{
+    return r->local.info ? json_string_value(json_object_get(r->local.info, "digest")) : NULL;
+}

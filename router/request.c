@@ -1,0 +1,775 @@
+/* The life of a request, as one table of steps. request_start() admits it: a configuration to keep, a place in the store, a
+ * deadline. From then on request_run() calls the step it is at, which does what can be done now and names the next one, or
+ * says STEP_WAIT; whatever happens to the request (a frame, a durable row, a timer) calls request_run() again.
+ *
+ *   MODEL -> LABEL -> DECIDE -> LOCAL -----------> ANSWER -> RELEASE -> RECORD -> DONE
+ *                     ^  |  `-> CLOUD -> SEND ------^ | ^
+ *                     |  |       ^                    | |
+ *                     |  |       `-- BACKOFF <-.      | |
+ *                     |  `--- (none) -> RECORD  |     | |
+ *                     `------------------ FALLBACK <--' |
+ *                     `--------- judged ----------------'
+ *
+ * Three rules hold everywhere. No byte is released while a row appended for the request is not durable. A body is ordered out
+ * by cloud_send() alone, called by do_send() alone, when its egress row is durable. And `outcome`, once set by anything (a
+ * cancel, the deadline, a refusal), takes the request to RECORD, which tells the sink exactly once. */
+#include <assert.h>
+#include <errno.h>
+#include <string.h>
+#include <openssl/hmac.h>
+#include "base/clock.h"
+#include "base/log.h"
+#include "router/internal.h"
+
+typedef enum step step_fn(struct request *q);
+static step_fn do_model, do_label, do_decide, do_local, do_cloud, do_send, do_answer, do_fallback, do_backoff, do_release,
+               do_record;
+
+static step_fn *const steps[] = {
+    [STEP_MODEL]    = do_model,     /* what the model's name asks for, once the engine has told its own             */
+    [STEP_LABEL]    = do_label,     /* what may leave; the request row                                               */
+    [STEP_DECIDE]   = do_decide,    /* policy at q->stage: local, cloud or none, and why; a decision row            */
+    [STEP_LOCAL]    = do_local,     /* to the engine, or into the line for it                                        */
+    [STEP_CLOUD]    = do_cloud,     /* past the breaker; the body and its digest; an egress row                      */
+    [STEP_SEND]     = do_send,      /* every row durable: the body leaves                                            */
+    [STEP_ANSWER]   = do_answer,    /* text comes from a tier: held and judged, or passed on                         */
+    [STEP_FALLBACK] = do_fallback,  /* the tier failed before a byte was released: once more, or decide again        */
+    [STEP_BACKOFF]  = do_backoff,   /* a pause before the second attempt                                             */
+    [STEP_RELEASE]  = do_release,   /* the answer is whole and stands: every row durable: the rest of it             */
+    [STEP_RECORD]   = do_record,    /* the last attempt's row, the outcome row; the sink's end or fail               */
+};
+
+void request_run(struct request *q)
+{
+    enum step next;
+
+    if (q->running)
+        return;                     /* called from inside a step; the loop below looks again */
+    q->running = true;
+    while (q->step != STEP_DONE) {
+        if (q->outcome)
+            q->step = STEP_RECORD;
+        next = steps[q->step](q);
+        if (next != STEP_WAIT)
+            q->step = next;
+        else if (!q->outcome)
+            break;
+    }
+    q->running = false;
+    /* Freed from the loop only, so that no caller loses the request it is at. */
+    if (q->step == STEP_DONE && q->rows_pending == 0)
+        event_active(&q->timer, EV_TIMEOUT, 0);
+}
+
+void request_fault(struct request *q, int status, const char *type, const char *code, const char *message,
+                   unsigned retry_after_sec)
+{
+    q->fault = (struct request_error) {
+        .http_status = status, .type = type, .code = code, .message = message ? message : "out of memory",
+        .retry_after_sec = retry_after_sec,
+    };
+}
+
+static void timer_set(struct event *timer, uint64_t usec)
+{
+    struct timeval tv = {.tv_sec = (time_t)(usec / USEC_PER_SEC), .tv_usec = (suseconds_t)(usec % USEC_PER_SEC)};
+
+    event_add(timer, &tv);
+}
+
+/* Over, with q->fault. */
+static enum step refuse(struct request *q)
+{
+    int status = q->fault.http_status;
+
+    q->outcome = q->begun ? "truncated" : status < 500 || status == 503 ? "refused" : "error";
+    return STEP_RECORD;
+}
+
+/* ---- Rows -------------------------------------------------------------------------------------------------------------- */
+
+/* Without a record nothing goes to a cloud; whether the local tier may still answer is configured. */
+static void row_lost(struct request *q)
+{
+    struct router *r = q->router;
+    uint64_t now = clock_usec();
+
+    q->rows_lost = true;
+    if (now - r->rows_lost_logged_usec > 10 * USEC_PER_SEC) {
+        r->rows_lost_logged_usec = now;
+        log_error("the audit store cannot write: nothing goes to a cloud%s",
+                  q->config->audit_or_refuse ? ", requests are refused" : ", local answers go unrecorded");
+    }
+    if (q->config->audit_or_refuse && !q->begun && !q->outcome) {
+        request_fault(q, 503, "server_error", "audit_unavailable", "the audit record cannot be written; try again later", 5);
+        refuse(q);
+    }
+}
+
+static void on_row(void *arg, int r)
+{
+    struct request *q = arg;
+
+    q->rows_pending--;
+    if (r != 0)
+        row_lost(q);
+    request_run(q);
+}
+
+void row_append(struct request *q, struct store_record *rec)
+{
+    if (!q->place)
+        return;
+    memcpy(rec->request_id, q->id, ID_BYTES);
+    rec->time_usec = clock_wall_usec();
+    if (store_append(q->router->store, rec, on_row, q) < 0)
+        row_lost(q);
+    else
+        q->rows_pending++;
+}
+
+static const char *model_of(const struct request *q, enum route route, int endpoint)
+{
+    return route == ROUTE_LOCAL ? local_model(q->router) :
+           route == ROUTE_CLOUD ? q->config->policy.endpoints[endpoint].model : NULL;
+}
+
+static const char *endpoint_of(const struct request *q, int endpoint)
+{
+    return endpoint < 0 ? NULL : q->config->policy.endpoints[endpoint].name;
+}
+
+static void decision_row(struct request *q)
+{
+    const struct policy_decision *d = &q->decision;
+    cleanup(json_decrefp) json_t *features = policy_features_json(&q->in);
+    cleanup(json_decrefp) json_t *candidates = policy_candidates_json(d, &q->config->policy);
+    cleanup(freep) char *features_text = json_dumps(features, JSON_COMPACT);
+    cleanup(freep) char *candidates_text = json_dumps(candidates, JSON_COMPACT);
+
+    row_append(q, &(struct store_record) {.kind = STORE_DECISION, .decision = {
+        .seq = q->n_decisions++, .stage = stage_name(d->stage), .route = route_name(d->route),
+        .endpoint = endpoint_of(q, d->endpoint), .model = model_of(q, d->route, d->endpoint),
+        .reason = reason_code(d->reason), .features_json = features_text, .candidates_json = candidates_text,
+        .score = d->score, .threshold = d->threshold, .degraded = d->degraded,
+    }});
+}
+
+/* ---- Answers and attempts ------------------------------------------------------------------------------------------------ */
+static void answer_init(struct answer *a)
+{
+    *a = (struct answer) {0};
+    buf_init(&a->text, ANSWER_MAX_BYTES);
+}
+
+static void answer_done(struct answer *a)
+{
+    buf_done(&a->text);
+    json_decref(a->logprobs);
+    answer_init(a);
+}
+
+static void attempt_open(struct request *q, enum route tier, int endpoint)
+{
+    answer_done(&q->answer);
+    q->attempt = (struct attempt) {
+        .state = ATTEMPT_RUNNING, .tier = tier, .endpoint = endpoint, .seq = q->n_attempts, .id = q->router->next_id++,
+        .started_usec = clock_wall_usec(),
+    };
+}
+
+static void attempt_over(struct request *q, int state)
+{
+    q->attempt.state = state;
+    q->attempt.ended_usec = clock_wall_usec();
+}
+
+void attempt_fail(struct request *q, const char *error)
+{
+    attempt_over(q, ATTEMPT_FAILED);
+    snprintf(q->attempt.error, sizeof(q->attempt.error), "%s", error);
+}
+
+void attempt_finish(struct request *q, const char *finish)
+{
+    attempt_over(q, ATTEMPT_OK);
+    q->answer.finish = finish;
+}
+
+static void attempt_leave(struct request *q)
+{
+    if (q->attempt.tier == ROUTE_LOCAL)
+        local_stop(q);
+    else
+        cloud_stop(q);
+}
+
+void attempt_text(struct request *q, const char *text, size_t len, json_t *logprobs)
+{
+    cleanup(json_decrefp) json_t *more = logprobs;
+    struct answer *a = &q->answer;
+
+    if (len && !q->attempt.first_byte_usec)
+        q->attempt.first_byte_usec = clock_wall_usec();
+    a->bytes += len;
+    if (buf_append(&a->text, text, len) < 0) {
+        attempt_leave(q);
+        attempt_fail(q, "answer-too-large");
+        request_fault(q, 502, "server_error", "answer_too_large", "the answer is longer than can be held", 0);
+        return;
+    }
+    if (more && !a->logprobs)
+        a->logprobs = TAKE(more);
+    else if (more)
+        json_array_extend(a->logprobs, more);
+}
+
+/* Tokens that the upstream did not count are taken as four bytes each; money is rounded up. */
+static void attempt_cost(struct request *q)
+{
+    const struct policy_endpoint *e = &q->config->policy.endpoints[q->attempt.endpoint];
+    struct answer *a = &q->answer;
+
+    if (!q->attempt.usage_known && a->bytes) {
+        a->tokens_in = (uint32_t)((q->in.features.bytes + 3ull) / 4);
+        a->tokens_out = (uint32_t)((a->bytes + 3) / 4);
+    }
+    q->cost_microusd += (a->tokens_in * e->price_in + a->tokens_out * e->price_out + 999999) / 1000000;
+}
+
+/* Leave the tier, if it is still at work, and append the attempt's row. `unfinished`: the result of one still at work. */
+static void attempt_close(struct request *q, const char *unfinished)
+{
+    struct attempt *a = &q->attempt;
+    bool local = a->tier == ROUTE_LOCAL;
+    const char *result = a->state == ATTEMPT_OK ? "ok" : a->state == ATTEMPT_FAILED ? "failed" : unfinished;
+    struct router_metrics *m = &q->router->metrics;
+
+    if (a->state == ATTEMPT_NONE)
+        return;
+    if (a->state == ATTEMPT_RUNNING) {
+        attempt_leave(q);
+        attempt_over(q, ATTEMPT_FAILED);
+    }
+    if (!local)
+        attempt_cost(q);
+    *(local ? &m->tokens_in_local : &m->tokens_in_cloud) += q->answer.tokens_in;
+    *(local ? &m->tokens_out_local : &m->tokens_out_cloud) += q->answer.tokens_out;
+
+    row_append(q, &(struct store_record) {.kind = STORE_ATTEMPT, .attempt = {
+        .seq = a->seq, .tier = route_name(a->tier), .endpoint = endpoint_of(q, a->endpoint),
+        .model = model_of(q, a->tier, a->endpoint), .result = result, .error = *a->error ? a->error : NULL,
+        .http_status = a->http_status, .started_usec = a->started_usec, .first_byte_usec = a->first_byte_usec,
+        .ended_usec = a->ended_usec, .tokens_in = q->answer.tokens_in, .tokens_out = q->answer.tokens_out,
+    }});
+    buf_done(&a->order);
+    a->state = ATTEMPT_NONE;
+    q->n_attempts++;
+}
+
+/* ---- What the sink gets -------------------------------------------------------------------------------------------------- */
+static double confidence(const struct request *q)
+{
+    return q->decision.route == ROUTE_LOCAL && q->in.signals.n_tokens ? policy_confidence(&q->in.signals) : NAN;
+}
+
+static struct request_meta meta(const struct request *q)
+{
+    const struct policy_decision *d = &q->decision;
+    const char *model = model_of(q, d->route, d->endpoint);
+
+    return (struct request_meta) {
+        .id = q->id, .route = d->route, .reason = reason_code(d->reason), .model = model ? model : "",
+        .endpoint = endpoint_of(q, d->endpoint), .degraded = d->degraded, .confidence = confidence(q),
+        .created_sec = q->created_sec,
+    };
+}
+
+static void answer_begin(struct request *q)
+{
+    struct request_meta m = meta(q);
+
+    if (q->begun || !q->sink)
+        return;
+    q->begun = true;
+    q->sink->begin(q->arg, &m);
+}
+
+/* Pass on what is here, if it may leave: the only place where bytes of an answer are released. */
+static void answer_flush(struct request *q)
+{
+    struct answer *a = &q->answer;
+
+    if (q->rows_pending || q->paused || (!a->text.len && !a->logprobs))
+        return;
+    answer_begin(q);
+    if (!q->sink || q->paused)      /* beginning may have shown that the client left, or is slow */
+        return;
+    if (!q->first_token_usec)
+        q->first_token_usec = clock_usec() - q->began_usec;
+    q->sink->delta(q->arg, &(struct request_delta) {(const char *)a->text.data, a->text.len, a->logprobs});
+    buf_clear(&a->text);
+    json_decref(a->logprobs);
+    a->logprobs = NULL;
+}
+
+/* ---- The steps ------------------------------------------------------------------------------------------------------------ */
+static enum step do_model(struct request *q)
+{
+    switch (model_resolve(q, &q->fault)) {
+    case 0:
+        return STEP_LABEL;
+    case 1:
+        return refuse(q);
+    default:
+        return STEP_WAIT;
+    }
+}
+
+static enum step do_label(struct request *q)
+{
+    struct label_result l = policy_label(q->config->policy.default_label, q->asked.has_key_label ? &q->asked.key_label : NULL,
+                                         q->asked.label);
+    cleanup(freep) char *prompt = json_canonical(q->chat->messages);
+    struct store_record row = {.kind = STORE_REQUEST, .request = {
+        .dialect = q->asked.dialect, .key = q->asked.key, .peer = q->asked.peer, .mode = mode_name(q->in.mode),
+        .model_asked = q->chat->model, .label = label_name(l.label), .label_source = label_source_name(l.source),
+        .policy_digest = q->config->policy_digest, .model_digest = local_digest(q->router),
+        .n_messages = (uint32_t)json_array_size(q->chat->messages), .content_bytes = chat_content_bytes(q->chat->messages),
+        .stream = q->chat->stream,
+    }};
+
+    if (!prompt || !HMAC(EVP_sha256(), q->router->digest_key, sizeof(q->router->digest_key), (const uint8_t *)prompt,
+                         strlen(prompt), row.request.prompt_digest, NULL)) {
+        request_fault(q, 503, "server_error", "out_of_memory", NULL, 1);
+        return refuse(q);
+    }
+    q->in.label = l.label;
+    policy_features(&q->in.features, q->chat->messages);
+    q->labelled = true;
+    row_append(q, &row);
+    q->stage = STAGE_BEFORE;
+    return STEP_DECIDE;
+}
+
+/* What is up and what was tried, as policy is to see it now. */
+static void input_refresh(struct request *q)
+{
+    struct policy_input *in = &q->in;
+
+    in->stage = q->stage;
+    in->local_up = local_up(q->router);
+    in->local_complete = q->has_kept || (q->attempt.tier == ROUTE_LOCAL && q->attempt.state == ATTEMPT_OK);
+    in->link_up = q->router->cloud.ready && !q->config->offline && !q->rows_lost;
+    for (size_t i = 0; i < q->config->policy.n_endpoints; i++)
+        in->endpoint_ready[i] = !in->endpoint_tried[i] && cloud_ready(q, i);
+}
+
+static enum step decided_local(struct request *q)
+{
+    switch (q->stage) {
+    case STAGE_STREAM:              /* good enough so far; a stream is let go, a whole answer is judged again at its end */
+        q->judged = true;
+        q->hold = !q->chat->stream;
+        return STEP_ANSWER;
+    case STAGE_END:
+        return STEP_RELEASE;
+    default:
+        break;
+    }
+    if (!q->has_kept) {
+        q->hold = q->decision.hold;
+        return STEP_LOCAL;
+    }
+    answer_done(&q->answer);
+    q->answer = q->kept;
+    answer_init(&q->kept);
+    q->has_kept = false;
+    return STEP_RELEASE;
+}
+
+static enum step decided_cloud(struct request *q)
+{
+    bool whole = q->attempt.state == ATTEMPT_OK;
+
+    q->router->metrics.escalated += q->decision.reason == REASON_TOO_HARD || q->decision.reason == REASON_UNSURE_STREAM ||
+                                    q->decision.reason == REASON_UNSURE_END;
+    attempt_close(q, "abandoned");
+    if (whole) {
+        q->kept = q->answer;
+        answer_init(&q->answer);
+        q->has_kept = true;
+    }
+    q->hold = false;
+    q->attempts_here = 0;
+    return STEP_CLOUD;
+}
+
+/* Nothing may answer: is that so for good, or only now? A refusal for good is never a 5xx, which clients would repeat. */
+static void none_fault(struct request *q)
+{
+    const struct policy_decision *d = &q->decision;
+
+    for (size_t i = 0; i < d->n_candidates; i++)
+        switch (d->candidates[i].rejected) {
+        case REASON_REJ_LOCAL_DOWN:
+        case REASON_REJ_LOCAL_TRIED:
+            request_fault(q, 503, "server_error", "engine_down", "the local model is not running and nothing else may answer "
+                          "this request; see the daemon's log", 5);
+            return;
+        case REASON_REJ_BREAKER:
+        case REASON_REJ_OFFLINE:
+        case REASON_REJ_TRIED:
+            request_fault(q, 503, "server_error", "cloud_unavailable", "only a cloud may answer this request and none can be "
+                          "reached now; try again later", 5);
+            return;
+        default:
+            break;
+        }
+    request_fault(q, 400, "invalid_request_error", "route_not_allowed", arena_printf(&q->arena,
+                  "with label %s, mode %s and this model nothing may answer; ask for another model or mode",
+                  label_name(q->in.label), mode_name(q->in.mode)), 0);
+}
+
+static enum step decided_none(struct request *q)
+{
+    /* An engine that died under the request gets it once more. */
+    if (q->lost_engine && !q->restarted && local_up(q->router)) {
+        q->restarted = true;
+        q->stage = STAGE_BEFORE;
+        return STEP_DECIDE;
+    }
+    if (!q->fault.code)
+        none_fault(q);
+    return refuse(q);
+}
+
+static enum step do_decide(struct request *q)
+{
+    input_refresh(q);
+    policy_decide(&q->decision, &q->config->policy, &q->in);
+    decision_row(q);
+    switch (q->decision.route) {
+    case ROUTE_LOCAL:
+        return decided_local(q);
+    case ROUTE_CLOUD:
+        return decided_cloud(q);
+    default:
+        return decided_none(q);
+    }
+}
+
+static enum step do_local(struct request *q)
+{
+    int r;
+
+    policy_signals_init(&q->in.signals);
+    q->in.local_tried = true;
+    q->judged = q->lost_engine = false;
+    attempt_open(q, ROUTE_LOCAL, -1);
+    r = local_start(q);
+    if (r == 0)
+        return STEP_ANSWER;
+
+    q->attempt.state = ATTEMPT_NONE;          /* nothing was tried */
+    if (r == LOCAL_E_BUSY)
+        request_fault(q, 503, "server_error", "engine_busy", "too many requests wait for the local model; try again later",
+                      local_retry_after_sec(q->router));
+    q->stage = STAGE_LOCAL_FAILED;
+    return STEP_DECIDE;
+}
+
+static enum step do_cloud(struct request *q)
+{
+    int endpoint = q->decision.endpoint, r;
+
+    if (!cloud_admit(q)) {
+        q->in.endpoint_tried[endpoint] = true;
+        q->stage = STAGE_CLOUD_FAILED;
+        return STEP_DECIDE;
+    }
+    attempt_open(q, ROUTE_CLOUD, endpoint);
+    q->attempts_here++;
+    r = cloud_prepare(q);
+    if (r == 0)
+        return STEP_SEND;
+    cloud_stop(q);
+    attempt_fail(q, r == -EMSGSIZE ? "too-large" : "prepare");
+    request_fault(q, 503, "server_error", "cloud_unavailable", "the request could not be made ready for the cloud", 1);
+    return STEP_FALLBACK;
+}
+
+static enum step do_send(struct request *q)
+{
+    if (q->rows_pending)
+        return STEP_WAIT;
+    if (!q->rows_lost && cloud_send(q) == 0)
+        return STEP_ANSWER;
+    cloud_stop(q);
+    attempt_fail(q, q->rows_lost ? "audit" : "egress-lost");
+    request_fault(q, 503, "server_error", "cloud_unavailable", "only a cloud may answer this request and none can be reached "
+                  "now; try again later", 1);
+    return STEP_FALLBACK;
+}
+
+static bool window_full(const struct request *q)
+{
+    unsigned window = q->config->policy.hold_tokens;
+
+    return q->hold && !q->judged && window && q->in.signals.n_tokens >= window;
+}
+
+static enum step do_answer(struct request *q)
+{
+    bool local = q->attempt.tier == ROUTE_LOCAL;
+
+    switch (q->attempt.state) {
+    case ATTEMPT_RUNNING:
+        if (window_full(q)) {
+            q->stage = STAGE_STREAM;
+            return STEP_DECIDE;
+        }
+        if (q->chat->stream && !(q->hold && q->config->policy.hold_tokens))
+            answer_flush(q);
+        return STEP_WAIT;
+    case ATTEMPT_OK:
+        q->stage = STAGE_END;
+        return local && q->hold && !q->begun ? STEP_DECIDE : STEP_RELEASE;
+    default:
+        break;
+    }
+    if (!q->begun)
+        return STEP_FALLBACK;
+    /* Tiers are never spliced. */
+    if (local)
+        request_fault(q, 500, "engine_error", "engine_lost", "the local model stopped before the answer was complete", 0);
+    else
+        request_fault(q, 502, "upstream_error", "upstream_cut", "the cloud stopped before the answer was complete", 0);
+    return refuse(q);
+}
+
+static enum step do_fallback(struct request *q)
+{
+    bool cloud = q->attempt.tier == ROUTE_CLOUD;
+    uint64_t pause;
+
+    if (cloud && cloud_may_retry(q, &pause)) {
+        timer_set(&q->timer, pause);
+        attempt_close(q, NULL);
+        return STEP_BACKOFF;
+    }
+    if (cloud)
+        q->in.endpoint_tried[q->attempt.endpoint] = true;
+    attempt_close(q, NULL);
+    q->stage = cloud ? STAGE_CLOUD_FAILED : STAGE_LOCAL_FAILED;
+    return STEP_DECIDE;
+}
+
+static enum step do_backoff(struct request *q)
+{
+    return evtimer_pending(&q->timer, NULL) ? STEP_WAIT : STEP_CLOUD;
+}
+
+static enum step do_release(struct request *q)
+{
+    if (q->rows_pending)
+        return STEP_WAIT;
+    answer_begin(q);
+    answer_flush(q);
+    return q->answer.text.len || q->answer.logprobs ? STEP_WAIT : STEP_RECORD;
+}
+
+static enum step do_record(struct request *q)
+{
+    struct request_meta m;
+    const struct policy_decision *d = &q->decision;
+    const struct request_sink *sink = TAKE(q->sink);
+    uint64_t latency = clock_usec() - q->began_usec;
+    bool answered = !q->outcome;
+
+    if (answered)
+        q->outcome = d->degraded ? "degraded" : "ok";
+    if (!q->labelled)               /* it ended before its first step, and is recorded all the same */
+        do_label(q);
+    attempt_close(q, "cancelled");
+    row_append(q, &(struct store_record) {.kind = STORE_OUTCOME, .outcome = {
+        .outcome = q->outcome, .route = route_name(d->route), .endpoint = endpoint_of(q, d->endpoint),
+        .model = model_of(q, d->route, d->endpoint), .finish = answered ? q->answer.finish : NULL,
+        .error = answered ? NULL : q->fault.code, .http_status = answered || q->begun ? 200 : q->fault.http_status,
+        .tokens_in = q->answer.tokens_in, .tokens_out = q->answer.tokens_out, .cost_microusd = (int64_t)q->cost_microusd,
+        .first_token_usec = q->first_token_usec, .latency_usec = latency, .confidence = confidence(q),
+    }});
+    metrics_request(q->router, q, latency);
+    event_del(&q->deadline);
+
+    m = meta(q);
+    if (sink && answered)
+        sink->end(q->arg, &m, &(struct request_result) {q->answer.finish, q->answer.tokens_in, q->answer.tokens_out,
+                                                        (int64_t)q->cost_microusd, confidence(q)});
+    else if (sink)
+        sink->fail(q->arg, &m, &q->fault);
+    return STEP_DONE;
+}
+
+/* ---- The front's side -------------------------------------------------------------------------------------------------- */
+static void request_free(struct request *q)
+{
+    struct router *r = q->router;
+
+    if (q->place)
+        store_release(r->store);
+    TAILQ_REMOVE(&r->requests, q, all);
+    r->in_flight--;
+    event_del(&q->deadline);
+    event_del(&q->timer);
+    answer_done(&q->answer);
+    answer_done(&q->kept);
+    chat_request_free(q->chat);
+    router_config_unref(q->config);
+    arena_done(&q->arena);
+    free(q);
+}
+
+static void on_timer(evutil_socket_t fd, short what, void *arg)
+{
+    struct request *q = arg;
+
+    if (q->step == STEP_DONE && q->rows_pending == 0)
+        request_free(q);
+    else
+        request_run(q);
+}
+
+static void on_deadline(evutil_socket_t fd, short what, void *arg)
+{
+    struct request *q = arg;
+
+    request_fault(q, 504, "timeout_error", "deadline_exceeded", "the request's time is over; allow it more, or ask for less", 0);
+    refuse(q);
+    request_run(q);
+}
+
+/* A header may narrow what is configured, never widen it; and nobody is kept from staying local. */
+static enum mode mode_narrow(enum mode configured, enum mode asked)
+{
+    if (configured == MODE_LOCAL_ONLY || asked == MODE_LOCAL_ONLY)
+        return MODE_LOCAL_ONLY;
+    return configured == MODE_CLOUD_ONLY ? configured : asked;
+}
+
+/* A place in the store, or the refusal. */
+static int admit(struct request *q, struct request_error *ret_error)
+{
+    struct router *r = q->router;
+    int full = r->draining ? 0 : store_reserve(r->store);
+
+    q->place = !r->draining && full == 0;
+    q->rows_lost = !q->place;
+    if (r->draining)
+        request_fault(q, 503, "server_error", "draining", "the server is stopping; try again", 1);
+    else if (full == STORE_E_FULL)
+        request_fault(q, 503, "server_error", "audit_queue_full", "too many requests in flight; try again", 1);
+    else if (full && q->config->audit_or_refuse)
+        request_fault(q, 503, "server_error", "audit_unavailable", "the audit record cannot be written; try again later", 5);
+    else
+        return 0;
+    *ret_error = q->fault;
+    return 1;
+}
+
+/* Keep what the client asked for beside the body. 0, -ENOMEM, or 1 with *ret_error. */
+static int ask(struct request *q, const struct request_options *o, struct request_error *ret_error)
+{
+    enum mode asked = q->config->policy.mode;
+
+    q->asked.dialect = o->dialect;
+    q->asked.key = arena_strdup(&q->arena, o->key);
+    q->asked.peer = arena_strdup(&q->arena, o->peer);
+    q->asked.label = arena_strdup(&q->arena, o->label);
+    q->asked.has_key_label = o->key_label;
+    if (o->key_label)
+        q->asked.key_label = *o->key_label;
+    if ((o->key && !q->asked.key) || (o->peer && !q->asked.peer) || (o->label && !q->asked.label))
+        return -ENOMEM;
+
+    if (o->mode && mode_from_string(&asked, o->mode) < 0) {
+        request_fault(q, 400, "invalid_request_error", "invalid_mode",
+                      "x-tern-mode: expected auto, local-only, cloud-only or prefer-local", 0);
+        *ret_error = q->fault;
+        return 1;
+    }
+    q->in.mode = mode_narrow(q->config->policy.mode, asked);
+    return model_resolve(q, ret_error) == 1;
+}
+
+static void deadline_set(struct request *q, uint64_t asked_usec)
+{
+    uint64_t usec = asked_usec ? MIN(asked_usec, q->config->deadline_usec) : q->config->deadline_usec;
+
+    q->deadline_usec = q->began_usec + usec;
+    evtimer_assign(&q->deadline, q->router->base, on_deadline, q);
+    timer_set(&q->deadline, usec);
+}
+
+int request_start(struct request **ret, struct router *r, struct chat_request *chat, const struct request_options *o,
+                  const struct request_sink *sink, void *arg, char ret_id[ID_BYTES], struct request_error *ret_error)
+{
+    struct request *q = calloc(1, sizeof(*q));
+    uint64_t wall = clock_wall_usec();
+    int result;
+
+    id_new(ret_id, wall);
+    if (!q)
+        return -ENOMEM;
+    q->router = r;
+    q->config = router_config_ref(r->config);
+    q->chat = chat;
+    q->sink = sink;
+    q->arg = arg;
+    q->began_usec = clock_usec();
+    q->created_sec = wall / USEC_PER_SEC;
+    q->in.local_fits = true;
+    q->decision.endpoint = -1;
+    memcpy(q->id, ret_id, ID_BYTES);
+    arena_init(&q->arena);
+    answer_init(&q->answer);
+    answer_init(&q->kept);
+    evtimer_assign(&q->timer, r->base, on_timer, q);
+    deadline_set(q, o->deadline_usec);
+    TAILQ_INSERT_TAIL(&r->requests, q, all);
+    r->in_flight++;
+
+    result = ask(q, o, ret_error);
+    if (result == 0)
+        result = admit(q, ret_error);
+    if (result != 0) {
+        q->chat = NULL;             /* still the caller's */
+        request_free(q);
+        return result;
+    }
+    r->metrics.requests++;
+    event_active(&q->timer, EV_TIMEOUT, 0);
+    *ret = q;
+    return 0;
+}
+
+void request_cancel(struct request *q)
+{
+    q->sink = NULL;
+    if (!q->outcome)
+        q->outcome = "cancelled";
+    request_run(q);
+}
+
+void request_pause(struct request *q)
+{
+    q->paused = true;
+    cloud_flow(q);
+}
+
+void request_resume(struct request *q)
+{
+    q->paused = false;
+    cloud_flow(q);
+    request_run(q);
+}
