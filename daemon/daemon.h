@@ -39,6 +39,7 @@ int supervisor_new(struct supervisor **ret, struct daemon *d, int spawner_fd);
 void supervisor_free(struct supervisor *s);
 bool supervisor_fresh(const struct supervisor *s);     /* loop, writer and workers are fresh: may the watchdog be fed? */
 json_t *supervisor_status(const struct supervisor *s); /* {"engine":{"pid","restarts","last_exit"},"egress":{…}} */
+void supervisor_worker_down(struct supervisor *s, enum spawn_role role);   /* its socket closed: it ends or is ended */
 unsigned supervisor_restarts(const struct supervisor *s, enum spawn_role role);
 
 /* ---- sandbox.c: what each role gives up, by seccomp (and an empty network namespace for the engine where permitted) ---- */

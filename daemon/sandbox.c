@@ -184,14 +184,15 @@ static int build(scmp_filter_ctx ctx, enum sandbox_role role, const char **ret_n
     return r < 0 ? r : deny_for[role](ctx, ret_name);
 }
 
-/* A network namespace of its own, without even a loopback that is up. Not permitted everywhere, and the filter does not rely on it.
- * The capabilities that came with the user namespace are dropped again. */
+/* A network namespace of its own, without even a loopback that is up. Root keeps its rights over files, which the model may need;
+ * others go through a user namespace, whose capabilities are dropped again. Not permitted everywhere, and the filter does not rely
+ * on it. */
 static void leave_network(void)
 {
     struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
     struct __user_cap_data_struct none[2] = {{0}};
 
-    if (unshare(CLONE_NEWUSER | CLONE_NEWNET) == 0)
+    if (unshare(CLONE_NEWNET) < 0 && unshare(CLONE_NEWUSER | CLONE_NEWNET) == 0)
         syscall(SYS_capset, &header, none);
 }
 
