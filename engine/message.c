@@ -16,7 +16,9 @@ int engine_token_encode(struct buf *out, const struct engine_token *t)
 {
     struct head h = { t->id, t->logprob, t->margin, t->entropy, t->piece_len, t->text_len, t->n_top };
     size_t start = out->len;
-    int r = buf_append(out, &h, sizeof(h));
+    int r;
+
+    r = buf_append(out, &h, sizeof(h));
 
     if (r == 0)
         r = buf_append(out, t->piece, t->piece_len);
@@ -28,11 +30,11 @@ int engine_token_encode(struct buf *out, const struct engine_token *t)
         if (r == 0)
             r = buf_append(out, t->top[i].piece, t->top[i].piece_len);
     }
-    if (r < 0) {
+    if (r < 0 && out->len > start) {
         out->len = start;
-        return -ENOMEM;
+        out->data[start] = 0;
     }
-    return 0;
+    return r < 0 ? -ENOMEM : 0;
 }
 
 /* What is left to read; NULL once something did not fit. */
