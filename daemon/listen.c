@@ -22,16 +22,46 @@ static bool is_loopback(const struct sockaddr *sa)
     return sa->sa_family == AF_INET6 && IN6_IS_ADDR_LOOPBACK(&in6->sin6_addr);
 }
 
+/* evutil_parse_sockaddr_port() takes no port 0, and an address without a port for one. */
+static int parse_address(struct sockaddr_storage *ret, const char *text)
+{
+    struct sockaddr_in6 *in6 = (void *)ret;
+    struct sockaddr_in *in = (void *)ret;
+    const char *colon = strrchr(text, ':');
+    size_t n = colon ? (size_t)(colon - text) : 0;
+    bool bracket = *text == '[';
+    char host[INET6_ADDRSTRLEN];
+    unsigned port = 0;
+
+    if (n >= sizeof(host) || n < 3 || (bracket && text[n - 1] != ']') || !colon[1] || strlen(colon + 1) > 5)
+        return -EINVAL;
+    for (const char *p = colon + 1; *p; p++) {
+        if (*p < '0' || *p > '9')
+            return -EINVAL;
+        port = 10 * port + (unsigned)(*p - '0');
+    }
+    if (port > 65535)
+        return -EINVAL;
+    memcpy(host, text + bracket, n - 2 * bracket);
+    host[n - 2 * bracket] = 0;
+    memset(ret, 0, sizeof(*ret));
+    ret->ss_family = bracket ? AF_INET6 : AF_INET;
+    if (inet_pton(ret->ss_family, host, bracket ? (void *)&in6->sin6_addr : (void *)&in->sin_addr) != 1)
+        return -EINVAL;
+    if (bracket)
+        in6->sin6_port = htons((in_port_t)port);
+    else
+        in->sin_port = htons((in_port_t)port);
+    return bracket ? sizeof(*in6) : sizeof(*in);
+}
+
 int listen_address(struct sockaddr_storage *ret, const char *text, struct err *err)
 {
-    struct sockaddr_storage sa = {0};
-    int len = sizeof(sa);
-    const char *colon = strrchr(text, ':');
+    struct sockaddr_storage sa;
+    int len = parse_address(&sa, text);
 
-    /* "127.0.0.1" alone would mean port 0. */
-    if (!colon || !colon[1] || (*text == '[' && colon[-1] != ']') ||
-        evutil_parse_sockaddr_port(text, (struct sockaddr *)&sa, &len) < 0)
-        return err_set(err, -EINVAL, "[listen] tcp: \"%.80s\" is not ADDRESS:PORT such as 127.0.0.1:8420", text);
+    if (len < 0)
+        return err_set(err, len, "[listen] tcp: \"%.80s\" is not ADDRESS:PORT such as 127.0.0.1:8420", text);
     if (!is_loopback((struct sockaddr *)&sa))
         return err_set(err, -EINVAL, "[listen] tcp: \"%.80s\" is not a loopback address; tern has no TLS, so put a proxy that has "
                        "in front of it", text);

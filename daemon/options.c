@@ -60,7 +60,7 @@ const struct config_option options[] = {
     {"engine", "sessions", CONFIG(engine.sessions), .type = OPTION_UINT, .standard = "4", .min = 1, .max = 64,
      .about = "Local answers generated side by side."},
     {"engine", "queue", CONFIG(engine.queue), .type = OPTION_UINT, .standard = "32", .max = 4096,
-     .about = "Local requests that may wait for a session; more get 503 or go to a cloud that is allowed."},
+     .about = "Local requests that may wait for a session; more get 503 or go to an allowed cloud."},
     {"engine", "max_tokens", CONFIG(engine.max_tokens), .type = OPTION_UINT, .standard = "0", .max = 1 << 20,
      .about = "Longest local answer in tokens where the client gives no limit; 0 for what the context leaves."},
     {"engine", "temperature", CONFIG(engine.temperature), .type = OPTION_DOUBLE, .standard = "0", .max = 2, .reload = true,
@@ -441,14 +441,17 @@ bool option_equal(const struct config_option *o, const void *a, const void *b)
 
 /* ---- Printing ------------------------------------------------------------------------------------------------------------ */
 
-/* Words of `text` on lines of at most `width` columns, each after `prefix`. A newline in the text ends a line. */
-static void print_wrapped(FILE *out, const char *prefix, const char *text, size_t width)
+/* Words of `text` on lines of at most 100 columns, each after `prefix`. A newline in the text ends a line. In mdoc, where
+ * there is no prefix, so does the end of a sentence. */
+static void print_wrapped(FILE *out, const char *prefix, const char *text)
 {
     size_t column = 0, len;
+    bool ends;
 
     for (; *text; text += len) {
         len = strcspn(text, " \n");
-        if (column == 0 || column + 1 + len > width) {
+        ends = text[len] == '\n' || (!*prefix && len > 0 && text[len - 1] == '.');
+        if (column == 0 || column + 1 + len > 100) {
             fprintf(out, "%s%s", column ? "\n" : "", prefix);
             column = strlen(prefix);
         } else {
@@ -457,7 +460,7 @@ static void print_wrapped(FILE *out, const char *prefix, const char *text, size_
         }
         fwrite(text, 1, len, out);
         column += len;
-        if (text[len] == '\n') {
+        if (ends) {
             fputc('\n', out);
             column = 0;
         }
@@ -473,7 +476,7 @@ static void print_facts(FILE *out, const char *prefix, const struct config_optio
 
     write_range(range, sizeof(range), o);
     snprintf(text, sizeof(text), "(%s; %s)", range, o->reload ? "applied by a reload" : "needs a restart");
-    print_wrapped(out, prefix, text, 100);
+    print_wrapped(out, prefix, text);
 }
 
 static void print_section_ini(FILE *out, const char *section, const char *about)
@@ -482,14 +485,14 @@ static void print_section_ini(FILE *out, const char *section, const char *about)
     const char *value;
 
     fputc('\n', out);
-    print_wrapped(out, "# ", about, 100);
+    print_wrapped(out, "# ", about);
     fprintf(out, named ? "#[%s NAME]\n" : "[%s]\n", section);
     for (size_t i = 0; i < n_options; i++) {
         if (strcmp(options[i].section, section) != 0)
             continue;
         value = options[i].standard && *options[i].standard ? options[i].standard : "";
         fputc('\n', out);
-        print_wrapped(out, "# ", options[i].about, 100);
+        print_wrapped(out, "# ", options[i].about);
         print_facts(out, "# ", &options[i]);
         if (options[i].example)
             fprintf(out, "# Example: %s = %s\n", options[i].key, options[i].example);
@@ -508,14 +511,14 @@ void options_print_ini(FILE *out)
 
 static void print_section_mdoc(FILE *out, const char *section, const char *about)
 {
-    fprintf(out, ".Ss [%s%s]\n", section, option_section(section) == 2 ? " NAME" : "");
-    print_wrapped(out, "", about, 120);
+    fprintf(out, ".Ss [%s%s] section\n", section, option_section(section) == 2 ? " NAME" : "");
+    print_wrapped(out, "", about);
     fputs(".Bl -tag -width Ds\n", out);
     for (size_t i = 0; i < n_options; i++) {
         if (strcmp(options[i].section, section) != 0)
             continue;
         fprintf(out, ".It Ic %s\n", options[i].key);
-        print_wrapped(out, "", options[i].about, 120);
+        print_wrapped(out, "", options[i].about);
         print_facts(out, "", &options[i]);
         if (!options[i].standard)
             fputs("Must be given.\n", out);
