@@ -3,8 +3,8 @@
  *     stub_cloud [--port P] [--log FILE] [--mode MODE] [--answer TEXT] [--tls CERT KEY]
  *
  * It listens on 127.0.0.1 (port 0: any) and prints "listening PORT". POST …/chat/completions behaves as MODE says,
- * which is the request's `model` when that begins with the name of a mode, else --mode, else "ok". N is a number after the
- * name, as in "status-429" or "slow-chunks-200":
+ * which is the request's `model` when that begins with the name of a mode, else --mode, else "ok". N is a number after
+ * the name, as in "status-429" or "slow-chunks-200":
  *
  *     ok               the answer word by word, a usage chunk when asked for, [DONE]; not streaming: one JSON object
  *     echo             as ok, the answer being the last user message
