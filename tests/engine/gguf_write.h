@@ -135,11 +135,16 @@ static inline float tiny_float(const char *name, uint64_t i)     /* -1..1, exact
     return (float)((int)(tiny_random(name, i) % 255) - 127) / 128;
 }
 
+static inline float tiny_gain(const char *name, uint64_t i)      /* 0.5..1.5, exact in F16 */
+{
+    return (float)(512 + tiny_random(name, i) % 1024) / 1024;
+}
+
 static inline void tiny_ternary(struct gguf_writer *w, const struct tiny *spec, const char *stem, size_t cols, size_t rows)
 {
     float scale = 0.0625f, factor = 0.5f;
     struct buf b;
-    char name[64];
+    char name[96];
     int8_t block[256];
 
     snprintf(name, sizeof(name), "%s.weight", stem);
@@ -202,8 +207,19 @@ static inline void tiny_dense(struct gguf_writer *w, const char *name, const cha
 
 static inline void tiny_norm(struct gguf_writer *w, const struct tiny *spec, const char *name, size_t n)
 {
+    size_t each = spec->norm == TENSOR_F32 ? 4 : 2;
+    struct buf b;
+
+    buf_init(&b, 1 << 20);
+    for (size_t i = 0; i < n; i++) {
+        float gain = tiny_gain(name, i);
+        uint16_t half = f32_to_f16(gain);
+
+        put(&b, each == 4 ? (void *)&gain : (void *)&half, each);
+    }
     if (!spec->leave_out || strcmp(spec->leave_out, name))
-        tiny_dense(w, name, name, spec->norm, n, 1);
+        write_tensor(w, name, n, 1, spec->norm, b.data, b.len);
+    buf_done(&b);
 }
 
 static inline void tiny_layer(struct gguf_writer *w, const struct tiny *spec, size_t i)
@@ -233,7 +249,7 @@ static inline void tiny_layer(struct gguf_writer *w, const struct tiny *spec, si
 static inline void tiny_vocabulary(struct gguf_writer *w, const struct tiny *spec)
 {
     struct buf *b;
-    char token[16];
+    char token[32];
 
     write_string(w, "tokenizer.ggml.model", spec->vocabulary);
     b = write_array(w, "tokenizer.ggml.tokens", GGUF_STRING, spec->n_vocab);
