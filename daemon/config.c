@@ -206,7 +206,12 @@ static char *next_line(char *out, int size, void *stream)
     }
     memcpy(out, s, len);
     out[len] = 0;
-    if (*out == '[' && (end = strchr(out, ']'))) {
+    if (*out != '[')
+        return out;
+    end = strchr(out, ']');
+    if (!end) {
+        fault(in, "the section's ] is missing");
+    } else {
         memcpy(section, out + 1, (size_t)(end - out - 1));
         section[end - out - 1] = 0;
         enter_section(in, section);
@@ -271,7 +276,7 @@ static int read_file(struct reading *in, const char *path)
         return -ENOMEM;
 
     in->path = path;
-    in->text = text;
+    in->text = strncmp(text, "\xef\xbb\xbf", 3) == 0 ? text + 3 : text;     /* some editors' mark of UTF-8 */
     in->line = 0;
     in->kind = NULL;
     in->seen = seen;
