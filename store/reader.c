@@ -230,26 +230,26 @@ static int ask_log(sqlite3 *db, const struct store_query *q, json_t **ret)
 }
 
 #define OF_REQUEST " WHERE request_id = :id ORDER BY n LIMIT 1000"
-#define TIME_COLUMN "strftime('%Y-%m-%dT%H:%M:%S', time_usec / 1000000, 'unixepoch') || printf('.%06dZ', time_usec % 1000000) AS time"
+#define NUMBER_AND_TIME "n, strftime('%Y-%m-%dT%H:%M:%S', time_usec / 1000000, 'unixepoch')" \
+                        " || printf('.%06dZ', time_usec % 1000000) AS time, time_usec, "
 
 static int ask_why(sqlite3 *db, const struct store_query *q, json_t **ret)
 {
     static const struct { const char *key; bool one; const char *sql; } parts[] = {
         {"request", true,
-         "SELECT n, id, " TIME_COLUMN ", dialect, key, peer, mode, model_asked, label, label_source, policy_digest,"
+         "SELECT " NUMBER_AND_TIME "id, dialect, key, peer, mode, model_asked, label, label_source, policy_digest,"
          "  model_digest, n_messages, content_bytes, prompt_digest, stream AS \"stream:bool\" FROM request WHERE id = :id"},
         {"decisions", false,
-         "SELECT n, seq, " TIME_COLUMN ", stage, route, endpoint, model, reason, features AS \"features:json\","
+         "SELECT " NUMBER_AND_TIME "seq, stage, route, endpoint, model, reason, features AS \"features:json\","
          "  candidates AS \"candidates:json\", score, threshold, degraded AS \"degraded:bool\" FROM decision" OF_REQUEST},
         {"attempts", false,
-         "SELECT seq, time, tier, endpoint, model, result, error, http_status, first_byte_ms, duration_ms, tokens_in,"
-         "  tokens_out, bytes_left, host FROM attempts_v WHERE id = :id ORDER BY seq LIMIT 1000"},
+         "SELECT " NUMBER_AND_TIME "seq, tier, endpoint, model, result, error, http_status, started_usec, first_byte_usec,"
+         "  ended_usec, tokens_in, tokens_out FROM attempt" OF_REQUEST},
         {"egress", false,
-         "SELECT n, seq, " TIME_COLUMN ", endpoint, host, region, label, bytes, body_digest, redactions FROM egress" OF_REQUEST},
+         "SELECT " NUMBER_AND_TIME "seq, endpoint, host, region, label, bytes, body_digest, redactions FROM egress" OF_REQUEST},
         {"outcome", true,
-         "SELECT n, " TIME_COLUMN ", outcome, route, endpoint, model, finish, error, http_status, tokens_in, tokens_out,"
-         "  cost_microusd, first_token_usec / 1000.0 AS first_token_ms, latency_usec / 1000.0 AS latency_ms, confidence"
-         "  FROM outcome" OF_REQUEST},
+         "SELECT " NUMBER_AND_TIME "outcome, route, endpoint, model, finish, error, http_status, tokens_in, tokens_out,"
+         "  cost_microusd, first_token_usec, latency_usec, confidence FROM outcome" OF_REQUEST},
     };
     cleanup(json_decrefp) json_t *all = json_object();
 

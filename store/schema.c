@@ -47,7 +47,7 @@ static const char *const migrations[] = {
     "CREATE TABLE decision ("
     "  n INTEGER PRIMARY KEY, request_id TEXT NOT NULL REFERENCES request (id), time_usec INTEGER NOT NULL,"
     "  seq INTEGER NOT NULL, stage TEXT, route TEXT, endpoint TEXT, model TEXT, reason TEXT,"
-    "  features TEXT CHECK (json_valid(features)), candidates TEXT CHECK (json_valid(candidates)),"
+    "  features TEXT, candidates TEXT,"
     "  score REAL, threshold REAL, degraded INTEGER NOT NULL, UNIQUE (request_id, seq)) STRICT;"
     "CREATE INDEX decision_reason ON decision (reason, time_usec);"
     APPEND_ONLY("decision", "request_id = NEW.request_id AND seq = NEW.seq")

@@ -108,8 +108,8 @@ struct store_query {
  *   WHY    {"request":{…},"decisions":[…],"attempts":[…],"egress":[…],"outcome":{…}|null} or null when unknown
  *   STATS  {"requests":n,"local":n,"cloud":n,"refused":n,"degraded":n,"escalated":n,"cost_microusd":n,"bytes_left":n,
  *           "tokens_in":n,"tokens_out":n,"latency_ms":{"local":{"p50":…,"p95":…},"cloud":{…}},"reasons":{code:n,…}}
- * WHY's members are named as the fields of struct store_record, with n, the record's number, and time (RFC 3339); features
- * and candidates are parsed, digests are hex; attempts are rows of attempts_v; outcome has first_token_ms and latency_ms.
+ * WHY's members are named as the fields of struct store_record, and with each n, the record's number, and time (RFC 3339);
+ * features and candidates are parsed, digests are hex, what is none is null.
  * In STATS, escalated requests began with the local tier and ended with the cloud.
  * 0, -ENOMEM, or -EBUSY when too many questions wait. */
 typedef void store_answer_fn(void *arg, json_t *result, const struct err *err);

@@ -98,6 +98,7 @@ Test(store, every_kind_comes_back)
     check_int(part, "n", 1);
     check_string(part, "id", ID_A);
     check_string(part, "time", "2025-11-24T16:00:00.123456Z");
+    check_int(part, "time_usec", T0);
     check_string(part, "dialect", "openai");
     check_string(part, "key", "alice");
     check_string(part, "peer", "unix");
@@ -148,11 +149,11 @@ Test(store, every_kind_comes_back)
     check_string(part, "result", "ok");
     cr_assert(json_is_null(json_object_get(part, "error")));
     check_int(part, "http_status", 200);
-    check_string(part, "time", "2025-11-24T16:00:00.124456Z");
-    check_real(part, "first_byte_ms", 250);
-    check_real(part, "duration_ms", 1000.5);
-    check_int(part, "bytes_left", 777);
-    check_string(part, "host", "api.example.com");
+    check_int(part, "n", 5);
+    check_int(part, "started_usec", T0 + 1000);
+    check_int(part, "first_byte_usec", T0 + 251000);
+    check_int(part, "ended_usec", T0 + 1001500);
+    check_int(part, "tokens_out", 50);
 
     part = json_object_get(all, "outcome");
     check_int(part, "n", 6);
@@ -160,8 +161,8 @@ Test(store, every_kind_comes_back)
     check_string(part, "model", "big-1-upstream");
     check_string(part, "finish", "stop");
     check_int(part, "cost_microusd", -5);
-    check_real(part, "first_token_ms", 260);
-    check_real(part, "latency_ms", 1002.5);
+    check_int(part, "first_token_usec", 260000);
+    check_int(part, "latency_usec", 1002500);
     check_real(part, "confidence", 0.25);
     json_decref(all);
 
@@ -185,11 +186,17 @@ Test(store, views)
     cr_assert_str_eq(sql_text(f.path, "SELECT group_concat(name) FROM pragma_table_info('attempts_v')", text),
                      "id,seq,time,tier,endpoint,model,result,error,http_status,first_byte_ms,duration_ms,tokens_in,"
                      "tokens_out,bytes_left,host");
-    cr_assert_str_eq(sql_text(f.path, "SELECT concat FROM (SELECT id || ' ' || time || ' ' || key || ' ' || label || ' ' || route"
+    cr_assert_str_eq(sql_text(f.path, "SELECT id || ' ' || time || ' ' || key || ' ' || label || ' ' || route"
                               " || ' ' || reason || ' ' || model || ' ' || threshold || ' ' || tokens_in || ' ' || tokens_out"
-                              " || ' ' || cost_microusd || ' ' || bytes_left || ' ' || latency_ms || ' ' || outcome AS concat"
-                              " FROM decisions_v)", text),
+                              " || ' ' || cost_microusd || ' ' || bytes_left || ' ' || latency_ms || ' ' || outcome"
+                              " FROM decisions_v", text),
                      ID_A " 2025-11-24T16:00:00.123456Z alice public cloud unsure-end big-1-upstream 0.5 40 50 -5 777 1002.5 ok");
+
+    cr_assert_str_eq(sql_text(f.path, "SELECT id || ' ' || seq || ' ' || time || ' ' || tier || ' ' || endpoint || ' ' || model"
+                              " || ' ' || result || ' ' || http_status || ' ' || first_byte_ms || ' ' || duration_ms || ' '"
+                              " || tokens_in || ' ' || tokens_out || ' ' || bytes_left || ' ' || host || ' ' || (error IS NULL)"
+                              " FROM attempts_v", text),
+                     ID_A " 1 2025-11-24T16:00:00.124456Z cloud big big-1 ok 200 250.0 1000.5 40 50 777 api.example.com 1");
 
     /* Cut off by a crash: the request, its decision and the bytes that left. */
     cr_assert_eq(append_wait(&f, &(struct store_record[]) {request_record(ID_B)}[0]), 0);
