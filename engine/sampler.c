@@ -1,10 +1,12 @@
 /* Choosing the next token, and measuring how sure the model was.
  *
  * The measures are of the raw logits: sums in double, exponentials by kernel_exp(), so that every machine reports the
- * same numbers. Only then do penalties change them. The repeat penalty looks at the last 64 chosen tokens, the frequency
- * and presence penalties at all of them; the prompt counts for neither. Candidates are sorted only as far as top-k and
- * top-p reach into them. Sources: xoshiro256** and splitmix64, prng.di.unimi.it; nucleus sampling, arXiv:1904.09751;
- * min-p, arXiv:2407.01082. */
+ * same numbers. Only then do penalties change them. The repeat penalty looks at the last 64 chosen tokens, the
+ * frequency and presence penalties at all of them; the prompt counts for neither. Candidates are sorted only as far as
+ * top-k and top-p reach into them.
+ *
+ * Sources: xoshiro256** and splitmix64, prng.di.unimi.it; nucleus sampling, arXiv:1904.09751; min-p,
+ * arXiv:2407.01082. */
 #include <errno.h>
 #include <float.h>
 #include <string.h>
@@ -65,6 +67,7 @@ int sampler_new(struct sampler **ret, const struct chat_params *params, size_t n
 {
     struct sampler *s = calloc(1, sizeof(*s));
     uint64_t seed = (uint64_t)params->seed;
+    bool penalties;
 
     if (!s)
         return -ENOMEM;
@@ -82,11 +85,12 @@ int sampler_new(struct sampler **ret, const struct chat_params *params, size_t n
     for (int i = 0; i < 4; i++)
         s->rng[i] = splitmix64(&seed);
 
-    if (s->frequency != 0 || s->presence != 0 || s->repeat != 1)
+    penalties = s->frequency != 0 || s->presence != 0 || s->repeat != 1;
+    if (penalties)
         s->counts = calloc(n_vocab, sizeof(*s->counts));
     if (s->temperature > 0)
         s->candidates = calloc(n_vocab, sizeof(*s->candidates));
-    if ((s->temperature > 0 && !s->candidates) || ((s->frequency != 0 || s->presence != 0 || s->repeat != 1) && !s->counts)) {
+    if ((penalties && !s->counts) || (s->temperature > 0 && !s->candidates)) {
         sampler_free(s);
         return -ENOMEM;
     }

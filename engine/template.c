@@ -2,8 +2,8 @@
  *
  * The prompt is gathered as text and cut only where a control token stands, so that a role's prefix and the content
  * behind it are encoded as one string and merge as they did in training. All of that text is encoded without special
- * parsing: whatever a message says, the control tokens of the prompt are the ones written here. Roles the model does not
- * know (tool) speak as the user. */
+ * parsing: whatever a message says, the control tokens of the prompt are the ones written here. Roles the model does
+ * not know (tool) speak as the user. */
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -171,7 +171,8 @@ static int render(struct prompt *p, const struct shape *shape, const json_t *mes
     return r < 0 ? r : prompt_flush(p);
 }
 
-int template_render(enum template_kind kind, const struct tokenizer *t, const json_t *messages, struct tokens *out, struct err *err)
+int template_render(enum template_kind kind, const struct tokenizer *t, const json_t *messages, struct tokens *out,
+                    struct err *err)
 {
     cleanup(prompt_done) struct prompt p = { .tokenizer = t, .out = out, .err = err };
     size_t kept = out->len;

@@ -54,7 +54,7 @@ static size_t stop_tail(const struct textgate *g)
     return tail;
 }
 
-/* Move the first n held bytes to out, as whole characters. A character that is only begun stays, unless it is the end. */
+/* Move the first n held bytes to out, as whole characters. One that is only begun stays, unless this is the end. */
 static int show(struct textgate *g, size_t n, bool end, struct buf *out)
 {
     const char *s = (const char *)g->held.data;

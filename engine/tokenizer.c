@@ -1,8 +1,8 @@
 /* Text to token ids and back, from a GGUF's tokenizer.ggml.* keys.
  *
- * Two kinds of vocabulary share one merge loop. "gpt2" is byte-level BPE: a regular expression cuts the text into words,
- * a word starts as its bytes, and the pair with the lowest rank in the list of merges is joined first. "llama" is
- * SentencePiece BPE: the whole text, spaces written as U+2581, starts as its characters, and the pair whose
+ * Two kinds of vocabulary share one merge loop. "gpt2" is byte-level BPE: a regular expression cuts the text into
+ * words, a word starts as its bytes, and the pair with the lowest rank in the list of merges is joined first. "llama"
+ * is SentencePiece BPE: the whole text, spaces written as U+2581, starts as its characters, and the pair whose
  * concatenation is the token with the highest score is joined first. In both the leftmost pair wins a tie. Pairs wait
  * in a heap, and a pair one of whose sides has changed meanwhile is known by its length, so a word of n bytes costs
  * O(n log n) however it was chosen.
@@ -265,7 +265,7 @@ static int load_tokens(struct tokenizer *t, const struct gguf *g, struct err *er
 
         value = byte_value(&t->names[i]);
         if (t->types[i] == TOKEN_BYTE && value < 0)
-            return err_set(err, -EINVAL, "tokenizer.ggml.tokens: entry %zu is a byte token but not <0x00> to <0xFF>", i);
+            return err_set(err, -EINVAL, "tokenizer.ggml.tokens: entry %zu, a byte, is not <0x00> to <0xFF>", i);
         if (!n_types && t->spm && value >= 0)
             t->types[i] = TOKEN_BYTE;
 
@@ -313,7 +313,8 @@ static int load_ids(struct tokenizer *t, const struct gguf *g, bool add_bos, str
         "tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id",
     };
     static const char *const end_names[] = {
-        "<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|eom_id|>", "<EOT>", "<|end_of_text|>",
+        "<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|eom_id|>", "<EOT>",
+        "<|end_of_text|>",
     };
     int32_t id, padding;
     int r;
@@ -468,8 +469,8 @@ static const struct { const char *name, *regex; bool llama3; } pre_tokenizers[] 
     { "falcon3",   LLAMA3("\\p{N}{1,3}"), true },
     { "falcon_e",  LLAMA3("\\p{N}{1,3}"), true },
     { "qwen2",     LLAMA3("\\p{N}"),      false },
-    { "gpt-2",     "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^" WS "\\p{L}\\p{N}]+|[" WS "]+(?![^" WS "])|[" WS "]+",
-      false },
+    { "gpt-2",     "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^" WS "\\p{L}\\p{N}]+|"
+                   "[" WS "]+(?![^" WS "])|[" WS "]+", false },
 };
 
 /* Chooses and compiles the pre-tokenizer; *ret_llama3: the vocabulary behaves as Llama 3's in other ways too. */
@@ -484,7 +485,8 @@ static int load_regex(struct tokenizer *t, const struct gguf *g, bool *ret_llama
         return r;
     /* The official 2B4T file and Falcon 3's early ones lack the key; their sizes tell them. */
     if (r == 0)
-        pre = t->n == 128256 || t->n == 131072 ? (struct gguf_string){ "llama-bpe", 9 } : (struct gguf_string){ "gpt-2", 5 };
+        pre = t->n == 128256 || t->n == 131072 ? (struct gguf_string){ "llama-bpe", 9 }
+                                               : (struct gguf_string){ "gpt-2", 5 };
 
     for (size_t i = 0; i < ARRAY_SIZE(pre_tokenizers); i++) {
         if (strlen(pre_tokenizers[i].name) != pre.len || memcmp(pre_tokenizers[i].name, pre.data, pre.len) != 0)
@@ -514,7 +516,8 @@ static int load(struct tokenizer *t, const struct gguf *g, struct err *err)
         return err_set(err, -EINVAL, "tokenizer.ggml.model: missing");
     t->spm = model.len == 5 && memcmp(model.data, "llama", 5) == 0;
     if (!t->spm && !(model.len == 4 && memcmp(model.data, "gpt2", 4) == 0))
-        return err_set(err, -EINVAL, "tokenizer.ggml.model: \"%.*s\" is not supported", (int)MIN(model.len, 64), model.data);
+        return err_set(err, -EINVAL, "tokenizer.ggml.model: \"%.*s\" is not supported",
+                       (int)MIN(model.len, 64), model.data);
 
     r = load_tokens(t, g, err);
     if (r < 0)

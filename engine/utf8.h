@@ -5,9 +5,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Look at the first character of the n >= 1 bytes at s. Returns its length 1..4 and sets *ret (when not NULL) to the code
- * point; 0 when all n bytes are the beginning of a character that is not finished; -k when the first k bytes cannot be
- * part of any character (the maximal invalid part, as Unicode recommends replacing it). */
+/* Look at the first character of the n >= 1 bytes at s. Returns its length 1..4 and sets *ret (when not NULL) to the
+ * code point; 0 when all n bytes are the beginning of a character that is not finished; -k when the first k bytes
+ * cannot be part of any character (the maximal invalid part, as Unicode recommends replacing it). */
 static inline int utf8_scan(const char *s, size_t n, uint32_t *ret)
 {
     const uint8_t *p = (const uint8_t *)s;

@@ -4,8 +4,8 @@
  * that is not there yet, in turn. So a long prompt delays the others by a chunk at a time, and a cancel, read between
  * steps, is never more than one step away. With nothing to run the loop sleeps on its socket.
  *
- * Every request answered by ENGINE_REFUSED was never begun; any other gets exactly one ENGINE_END. Only a failing socket
- * or a closed peer ends the loop. */
+ * Every request answered by ENGINE_REFUSED was never begun; any other gets exactly one ENGINE_END. Only a failing
+ * socket or a closed peer ends the loop. */
 #include <errno.h>
 #include <poll.h>
 #include <sched.h>
@@ -255,8 +255,11 @@ static void job_start(struct worker *w, struct job *j, const struct frame *f, st
         return;
     }
 
-    j->max_tokens = params->max_tokens > 0 ? (size_t)params->max_tokens : w->cfg->max_tokens ? w->cfg->max_tokens : SIZE_MAX;
-    j->max_tokens = MIN(j->max_tokens, w->n_ctx - j->prompt.len);
+    j->max_tokens = w->n_ctx - j->prompt.len;
+    if (params->max_tokens > 0)
+        j->max_tokens = MIN(j->max_tokens, (size_t)params->max_tokens);
+    else if (w->cfg->max_tokens)
+        j->max_tokens = MIN(j->max_tokens, w->cfg->max_tokens);
     textgate_init(&j->gate, params->stop, params->n_stop);
     session_reset(j->session, 0);
 }

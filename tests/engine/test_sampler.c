@@ -164,7 +164,8 @@ Test(sampler, distributions)
     static const struct { double temperature, top_p, min_p; int top_k; } cases[] = {
         { 1, 1, NAN, -1 }, { 0.5, 1, NAN, 0 }, { 2, 1, 0, 0 }, { 1, 1, NAN, 1 }, { 1, 1, NAN, 3 }, { 1, 1, NAN, 10 },
         { 1, 1, NAN, 4000 }, { 1, 0.7, NAN, -1 }, { 1, 0.05, NAN, -1 }, { 1, 0, NAN, -1 }, { 1, 0.999, NAN, -1 },
-        { 1, 1, 0.3, -1 }, { 1, 1, 1, -1 }, { 0.7, 0.9, 0.05, 6 }, { 1.5, 0.8, NAN, 4 }, { 2, 0.95, 0.1, 8 }, { 1e-4, 1, NAN, -1 },
+        { 1, 1, 0.3, -1 }, { 1, 1, 1, -1 }, { 0.7, 0.9, 0.05, 6 }, { 1.5, 0.8, NAN, 4 }, { 2, 0.95, 0.1, 8 },
+        { 1e-4, 1, NAN, -1 },
     };
     static const float logits[10] = { 0.1f, 2, -1, 1.5f, 1.4f, -3, 0.9f, 2.1f, -0.5f, 0 };
     const int draws = 20000;

@@ -216,8 +216,8 @@ Test(tokenizer, hostile_length)
 /* ---- small vocabularies ---- */
 
 static const char *const tokens[] = {
-    "<unk>", "<s>", "</s>", "1", "2", "3", "4", "12", "123", "1234", "a", "b", "ab", "<", ">", "/", "s", "<|", "<|x", "|",
-    "<|x|>", "<|x|>y", "x", "|>", "</", "s>", "y", "\u0120", "x|", "x|>", "<|x|>z", "<s", "z", "34",
+    "<unk>", "<s>", "</s>", "1", "2", "3", "4", "12", "123", "1234", "a", "b", "ab", "<", ">", "/", "s", "<|", "<|x",
+    "|", "<|x|>", "<|x|>y", "x", "|>", "</", "s>", "y", "\u0120", "x|", "x|>", "<|x|>z", "<s", "z", "34",
 };
 static const char *const merges[] = { "1 2", "3 4", "12 3", "123 4", "a b", "< |", "<| x", "| >", "x |>" };
 enum { N = ARRAY_SIZE(tokens) };
@@ -300,6 +300,7 @@ Test(tokenizer, digits_by_pattern)
 /* Text never yields a control or user token, however it is spelt; a template's text does, the longest first. */
 Test(tokenizer, special_tokens)
 {
+    struct small forgetful;
     struct tokenizer *t;
     struct err err;
 
@@ -320,7 +321,8 @@ Test(tokenizer, special_tokens)
     tokenizer_free(t);
 
     /* A file that forgets to call its end a control token. */
-    cr_assert_eq(small_load(&(struct small){ .model = "llama", .bad_token = "<|eot_id|>", .type_of_bad = 1 }, &t, &err), 0);
+    forgetful = (struct small){ .model = "llama", .bad_token = "<|eot_id|>", .type_of_bad = 1 };
+    cr_assert_eq(small_load(&forgetful, &t, &err), 0);
     cr_expect(tokenizer_is_end(t, N));
     expect_ids(t, "<|eot_id|>", true, "<|eot_id|>");
     size_t len;
@@ -341,7 +343,8 @@ Test(tokenizer, refused)
         { { .model = "gpt2", .pre = "gpt-2", .bad_merge = "ab" }, "merges: entry 9" },
         { { .model = "gpt2", .pre = "gpt-2", .bad_merge = "a y" }, "merges: entry 9" },
         { { .model = "gpt2", .pre = "gpt-2", .bad_merge = "a missing" }, "merges: entry 9" },
-        { { .model = "gpt2", .pre = "gpt-2", .bad_merge = "< s>" }, "merges: entry 9" },   /* would make a control token */
+        /* It would make a control token. */
+        { { .model = "gpt2", .pre = "gpt-2", .bad_merge = "< s>" }, "merges: entry 9" },
         { { .model = "llama", .bad_token = "<0x-1>", .type_of_bad = 6 }, "entry 34" },
         { { .model = "llama", .bad_token = "<0xFFF>", .type_of_bad = 6 }, "entry 34" },
         { { .model = "llama", .bad_token = "<0xG0>", .type_of_bad = 6 }, "entry 34" },
@@ -363,11 +366,12 @@ Test(tokenizer, refused)
 Test(tokenizer, utf8_scan)
 {
     static const struct { const char *s; int want; } cases[] = {
-        { "a", 1 }, { "\xc2\x80", 2 }, { "\xdf\xbf", 2 }, { "\xe0\xa0\x80", 3 }, { "\xed\x9f\xbf", 3 }, { "\xee\x80\x80", 3 },
-        { "\xf0\x90\x80\x80", 4 }, { "\xf4\x8f\xbf\xbf", 4 }, { "\x80", -1 }, { "\xc0\x80", -1 }, { "\xc1\xbf", -1 },
+        { "a", 1 }, { "\xc2\x80", 2 }, { "\xdf\xbf", 2 }, { "\xe0\xa0\x80", 3 }, { "\xed\x9f\xbf", 3 },
+        { "\xee\x80\x80", 3 }, { "\xf0\x90\x80\x80", 4 }, { "\xf4\x8f\xbf\xbf", 4 },
+        { "\x80", -1 }, { "\xc0\x80", -1 }, { "\xc1\xbf", -1 },
         { "\xe0\x9f\x80", -1 }, { "\xed\xa0\x80", -1 }, { "\xf0\x8f\x80\x80", -1 }, { "\xf4\x90\x80\x80", -1 },
-        { "\xf5\x80\x80\x80", -1 }, { "\xe2\x96", 0 }, { "\xf0\x9f\xa6", 0 }, { "\xe2\x28\xa1", -1 }, { "\xf0\x9f\x28", -2 },
-        { "\xf0\x9f\xa6\x28", -3 }, { "\xc3", 0 }, { "\xff", -1 },
+        { "\xf5\x80\x80\x80", -1 }, { "\xe2\x96", 0 }, { "\xf0\x9f\xa6", 0 }, { "\xe2\x28\xa1", -1 },
+        { "\xf0\x9f\x28", -2 }, { "\xf0\x9f\xa6\x28", -3 }, { "\xc3", 0 }, { "\xff", -1 },
     };
 
     for (size_t i = 0; i < ARRAY_SIZE(cases); i++)

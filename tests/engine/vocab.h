@@ -172,7 +172,8 @@ static inline size_t unbase64(char *s, size_t len)
 
     for (size_t i = 0; i < len && s[i] != '='; i++) {
         char c = s[i];
-        uint32_t v = (uint32_t)(c >= 'a' ? c - 'a' + 26 : c >= 'A' ? c - 'A' : c >= '0' ? c - '0' + 52 : c == '+' ? 62 : 63);
+        uint32_t v = (uint32_t)(c >= 'a' ? c - 'a' + 26 : c >= 'A' ? c - 'A' : c >= '0' ? c - '0' + 52
+                                : c == '+' ? 62 : 63);
         bits = bits << 6 | v;
         have += 6;
         if (have >= 8) {
@@ -185,7 +186,7 @@ static inline size_t unbase64(char *s, size_t len)
 
 static inline int rank_compare(const void *a, const void *b, void *ranks)
 {
-    const struct rank *x = (struct rank *)ranks + *(const uint32_t *)a, *y = (struct rank *)ranks + *(const uint32_t *)b;
+    const struct rank *all = ranks, *x = all + *(const uint32_t *)a, *y = all + *(const uint32_t *)b;
     int c = memcmp(x->s, y->s, MIN(x->len, y->len));
 
     return c ? c : (x->len > y->len) - (x->len < y->len);
