@@ -158,7 +158,7 @@ int cloud_send(struct request *q)
 {
     struct router *r = q->router;
     struct attempt *a = &q->attempt;
-    int result = r->cloud.ready ? link_send(&r->cloud.link, EGRESS_START, a->id, a->order.data, a->order.len) : -ENOTCONN;
+    int result = link_send(&r->cloud.link, EGRESS_START, a->id, a->order.data, a->order.len);
 
     buf_done(&a->order);
     if (result < 0)
@@ -212,7 +212,7 @@ bool cloud_may_retry(struct request *q, uint64_t *ret_pause_usec)
     struct cloud *c = &q->router->cloud;
     uint64_t pause, jitter;
 
-    if (!a->may_repeat || a->first_byte_usec || q->attempts_here >= ATTEMPTS_MAX || q->rows_lost || !c->ready ||
+    if (!a->may_repeat || a->first_byte_usec || q->attempts_here >= ATTEMPTS_MAX || q->rows_lost || !c->link.bev ||
         c->retries < 1 || a->retry_after_sec > RETRY_AFTER_MAX_SEC || !cloud_ready(q, (size_t)a->endpoint))
         return false;
 

@@ -155,7 +155,7 @@ unsigned local_retry_after_sec(const struct router *r);
 
 /* ---- cloud.c ------------------------------------------------------------------------------------------------------- */
 struct cloud {
-    struct link link;
+    struct link link;                      /* a worker that is still loading takes orders: it reads them when it is ready */
     bool ready;
     unsigned n_attached;
     TAILQ_HEAD(, request) calls;           /* sent, and not ended */
@@ -191,7 +191,7 @@ struct router {
     uint8_t digest_key[32];                /* of this process: prompts cannot be told from their digests */
     uint64_t next_id;                      /* of attempts' frames */
     uint64_t rows_lost_logged_usec;
-    char words[512];                       /* of the last unknown model's fault */
+    char words[512];                       /* of the last fault that request_start() told */
     struct router_metrics metrics;
 };
 /* Read what the model's name asks for into q->in. 0; 1: nobody has this name, and *ret_fault says which are known, in words

@@ -215,7 +215,8 @@ static int on_token(struct request *q, const struct frame *f)
         return 0;
     q->answer.tokens_out++;
     policy_signals_add(&q->in.signals, t.logprob, t.margin, t.entropy);
-    attempt_text(q, t.text, t.text_len, q->chat->params.logprobs ? logprobs_json(&t) : NULL);
+    /* The token that ends the answer has no piece, and clients do not expect to see it. */
+    attempt_text(q, t.text, t.text_len, q->chat->params.logprobs && t.piece_len ? logprobs_json(&t) : NULL);
     request_run(q);
     return 0;
 }

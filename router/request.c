@@ -97,8 +97,8 @@ static void row_lost(struct request *q)
     q->rows_lost = true;
     if (now - r->rows_lost_logged_usec > 10 * USEC_PER_SEC) {
         r->rows_lost_logged_usec = now;
-        log_error("the audit store cannot write: nothing goes to a cloud%s",
-                  q->config->audit_or_refuse ? ", requests are refused" : ", local answers go unrecorded");
+        log_error("the audit store cannot write (%s): nothing goes to a cloud%s",
+                  store_fault(r->store) ? store_fault(r->store) : "a record was refused", q->config->audit_or_refuse ? ", requests are refused" : ", local answers go unrecorded");
     }
     if (q->config->audit_or_refuse && !q->begun && !q->outcome) {
         request_fault(q, 503, "server_error", "audit_unavailable", "the audit record cannot be written; try again later", 5);
@@ -360,7 +360,7 @@ static void input_refresh(struct request *q)
     in->stage = q->stage;
     in->local_up = local_up(q->router);
     in->local_complete = q->has_kept || (q->attempt.tier == ROUTE_LOCAL && q->attempt.state == ATTEMPT_OK);
-    in->link_up = q->router->cloud.ready && !q->config->offline && !q->rows_lost;
+    in->link_up = q->router->cloud.link.bev && !q->config->offline && !q->rows_lost;
     for (size_t i = 0; i < q->config->policy.n_endpoints; i++)
         in->endpoint_ready[i] = !in->endpoint_tried[i] && cloud_ready(q, i);
 }
@@ -392,8 +392,6 @@ static enum step decided_cloud(struct request *q)
 {
     bool whole = q->attempt.state == ATTEMPT_OK;
 
-    q->router->metrics.escalated += q->decision.reason == REASON_TOO_HARD || q->decision.reason == REASON_UNSURE_STREAM ||
-                                    q->decision.reason == REASON_UNSURE_END;
     attempt_close(q, "abandoned");
     if (whole) {
         q->kept = q->answer;
@@ -649,14 +647,6 @@ static void on_deadline(evutil_socket_t fd, short what, void *arg)
     request_run(q);
 }
 
-/* A header may narrow what is configured, never widen it; and nobody is kept from staying local. */
-static enum mode mode_narrow(enum mode configured, enum mode asked)
-{
-    if (configured == MODE_LOCAL_ONLY || asked == MODE_LOCAL_ONLY)
-        return MODE_LOCAL_ONLY;
-    return configured == MODE_CLOUD_ONLY ? configured : asked;
-}
-
 /* A place in the store, or the refusal. */
 static int admit(struct request *q, struct request_error *ret_error)
 {
@@ -680,7 +670,7 @@ static int admit(struct request *q, struct request_error *ret_error)
 /* Keep what the client asked for beside the body. 0, -ENOMEM, or 1 with *ret_error. */
 static int ask(struct request *q, const struct request_options *o, struct request_error *ret_error)
 {
-    enum mode asked = q->config->policy.mode;
+    struct err err;
 
     q->asked.dialect = o->dialect;
     q->asked.key = arena_strdup(&q->arena, o->key);
@@ -692,13 +682,13 @@ static int ask(struct request *q, const struct request_options *o, struct reques
     if ((o->key && !q->asked.key) || (o->peer && !q->asked.peer) || (o->label && !q->asked.label))
         return -ENOMEM;
 
-    if (o->mode && mode_from_string(&asked, o->mode) < 0) {
-        request_fault(q, 400, "invalid_request_error", "invalid_mode",
-                      "x-tern-mode: expected auto, local-only, cloud-only or prefer-local", 0);
-        *ret_error = q->fault;
+    if (policy_mode(&q->in.mode, q->config->policy.mode, o->mode, &err) < 0) {
+        snprintf(q->router->words, sizeof(q->router->words), "%s", err.msg);
+        *ret_error = (struct request_error) {
+            .http_status = 400, .type = "invalid_request_error", .code = "invalid_mode", .message = q->router->words,
+        };
         return 1;
     }
-    q->in.mode = mode_narrow(q->config->policy.mode, asked);
     return model_resolve(q, ret_error) == 1;
 }
 
@@ -756,6 +746,7 @@ int request_start(struct request **ret, struct router *r, struct chat_request *c
 void request_cancel(struct request *q)
 {
     q->sink = NULL;
+    q->fault = (struct request_error) {0};
     if (!q->outcome)
         q->outcome = "cancelled";
     request_run(q);

@@ -232,6 +232,7 @@ void metrics_request(struct router *r, const struct request *q, uint64_t latency
     if (strcmp(q->outcome, "ok") != 0 && strcmp(q->outcome, "degraded") != 0)
         return;
     ++*(cloud ? &m->route_cloud : &m->route_local);
+    m->escalated += cloud && q->in.local_tried;
     observe(latency_usec, &m->latency_count[cloud], &m->latency_sum_usec[cloud], m->latency_bucket[cloud]);
     if (q->first_token_usec)
         observe(q->first_token_usec, &m->first_token_count[cloud], &m->first_token_sum_usec[cloud],
