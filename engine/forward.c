@@ -22,7 +22,7 @@
 #define TILE_BATCH 8
 #define HEAD_ROWS 64            /* of the vocabulary at a time */
 #define HEAD_BATCH 4
-#define WORTH_A_THREAD 262144   /* multiplications below which waking a thread costs more than it brings */
+#define WORTH_A_THREAD 524288   /* multiplications below which waking a thread costs more than it brings */
 
 struct forward {
     const struct model *m;

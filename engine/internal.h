@@ -117,8 +117,8 @@ struct pool;
 int pool_new(struct pool **ret, unsigned threads);     /* threads >= 1, the caller counted; 0 or -errno */
 void pool_free(struct pool *p);
 unsigned pool_threads(const struct pool *p);
-/* Run fn(arg, begin, end) over [0, n) split into ranges that are multiples of `grain`, one a thread, the caller's
- * included; returns when all are done. From one thread only. */
+/* Run fn(arg, begin, end) over [0, n) split into ranges that are multiples of `grain`, each taken by whichever thread is
+ * free, the caller included; returns when all are done. From one thread only. */
 void pool_run(struct pool *p, size_t n, size_t grain, void (*fn)(void *arg, size_t begin, size_t end), void *arg);
 
 /* ---- session.c: one mutable timeline ----------------------------------------------------------------------------- */

@@ -1,17 +1,22 @@
-/* A few persistent threads that split one range. Decode hands out dozens of ranges a token, a few microseconds each, so
+/* A few persistent threads that share one range. Decode hands out dozens of ranges a token, a few microseconds each, so
  * a waiting thread spins for a moment and sleeps only then.
  *
- * A run is announced by a new `turn`; its fields are written before and read after it. Sleepers count themselves under
- * the lock and look at the turn once more; the announcer raises the turn first and then looks for sleepers: with both
- * orders sequentially consistent one of the two sees the other, so no wake-up is lost. The way back (`busy` falling to
- * zero, the caller asleep or not) is the same handshake. */
+ * The range is cut into some pieces a thread and whoever is free claims the next one, the caller too: slow cores take
+ * fewer, and a thread that the kernel has taken off its core holds up nobody unless it is inside a piece. A thread may
+ * therefore come to a run that is over, even while the next one is being written down. So a claim names its run: `claim`
+ * is (turn << 32 | next piece), and who reads the run's fields and then moves `claim` on from the same turn has read the
+ * fields of a run that cannot end before its piece is done.
+ *
+ * Sleepers count themselves under the lock and look once more; the other side changes the value first and then looks for
+ * sleepers. Both are sequentially consistent, so one of the two sees the other and no wake-up is lost. */
 #include "engine/internal.h"
 
 #include <errno.h>
 #include <pthread.h>
 #include <stdatomic.h>
 
-#define SPINS 4000              /* some ten microseconds */
+#define SPINS 1000              /* tens of microseconds */
+#define PIECES_A_THREAD 4
 
 struct gate {                   /* where one side waits for an atomic to change */
     pthread_mutex_t lock;
@@ -22,14 +27,16 @@ struct gate {                   /* where one side waits for an atomic to change 
 struct pool {
     unsigned threads, started;
     pthread_t *ids;             /* (threads - 1) */
-    atomic_uint turn, busy, next_index;
+    atomic_uint turn;           /* the run announced last */
     atomic_bool stop;
     struct gate work, done;
 
-    /* The run of this turn. */
-    void (*fn)(void *arg, size_t begin, size_t end);
-    void *arg;
-    size_t n, grain;
+    /* The run. Atomic since late threads read it at any time (see above). */
+    _Atomic(uint64_t) claim;
+    void (*_Atomic fn)(void *arg, size_t begin, size_t end);
+    void *_Atomic arg;
+    _Atomic size_t n, piece;
+    atomic_uint pieces, finished;
 };
 
 static void pause_briefly(void)
@@ -67,28 +74,39 @@ static void gate_open(struct gate *g)
     pthread_mutex_unlock(&g->lock);
 }
 
-static void run_share(struct pool *p, unsigned index)
+/* Take pieces of this turn's run until none is left; returns whether its last one was finished here. */
+static bool run_pieces(struct pool *p, unsigned turn)
 {
-    size_t units = (p->n + p->grain - 1) / p->grain;
-    size_t begin = units * index / p->threads * p->grain, end = units * (index + 1) / p->threads * p->grain;
+    unsigned pieces = atomic_load(&p->pieces);
+    size_t n = atomic_load(&p->n), piece = atomic_load(&p->piece);
+    void (*fn)(void *, size_t, size_t) = atomic_load(&p->fn);
+    void *arg = atomic_load(&p->arg);
+    uint64_t claim = atomic_load(&p->claim);
+    bool last = false;
 
-    end = MIN(end, p->n);
-    if (begin < end)
-        p->fn(p->arg, begin, end);
+    while (claim >> 32 == turn && (uint32_t)claim < pieces) {
+        size_t begin = (uint32_t)claim * piece;
+
+        if (!atomic_compare_exchange_weak(&p->claim, &claim, claim + 1))
+            continue;
+        fn(arg, begin, MIN(begin + piece, n));
+        last = atomic_fetch_add(&p->finished, 1) + 1 == pieces;
+        claim = atomic_load(&p->claim);
+    }
+    return last;
 }
 
 static void *pool_thread(void *arg)
 {
     struct pool *p = arg;
-    unsigned index = atomic_fetch_add(&p->next_index, 1), seen = 0;
+    unsigned seen = 0;
 
     for (;;) {
         gate_wait(&p->work, &p->turn, seen);
-        seen++;                 /* pool_run() waits for all, so a turn is never missed */
+        seen = atomic_load(&p->turn);
         if (atomic_load(&p->stop))
             return NULL;
-        run_share(p, index);
-        if (atomic_fetch_sub(&p->busy, 1) == 1)
+        if (run_pieces(p, seen))
             gate_open(&p->done);
     }
 }
@@ -101,7 +119,8 @@ static void announce(struct pool *p)
 
 void pool_run(struct pool *p, size_t n, size_t grain, void (*fn)(void *arg, size_t begin, size_t end), void *arg)
 {
-    unsigned left;
+    size_t piece = n / (p->threads * PIECES_A_THREAD) / grain * grain;
+    unsigned turn = atomic_load(&p->turn) + 1, pieces, finished;
 
     if (!n)
         return;
@@ -109,15 +128,20 @@ void pool_run(struct pool *p, size_t n, size_t grain, void (*fn)(void *arg, size
         fn(arg, 0, n);
         return;
     }
-    p->fn = fn;
-    p->arg = arg;
-    p->n = n;
-    p->grain = grain;
-    atomic_store(&p->busy, p->threads - 1);
+    piece = MAX(piece, grain);
+    pieces = (unsigned)((n + piece - 1) / piece);
+    atomic_store(&p->claim, (uint64_t)turn << 32 | UINT32_MAX);      /* close the last run before its fields change */
+    atomic_store(&p->fn, fn);
+    atomic_store(&p->arg, arg);
+    atomic_store(&p->n, n);
+    atomic_store(&p->piece, piece);
+    atomic_store(&p->pieces, pieces);
+    atomic_store(&p->finished, 0);
+    atomic_store(&p->claim, (uint64_t)turn << 32);
     announce(p);
-    run_share(p, 0);
-    while ((left = atomic_load(&p->busy)))
-        gate_wait(&p->done, &p->busy, left);
+    run_pieces(p, turn);
+    while ((finished = atomic_load(&p->finished)) < pieces)
+        gate_wait(&p->done, &p->finished, finished);
 }
 
 static int gate_init(struct gate *g)
@@ -146,7 +170,6 @@ int pool_new(struct pool **ret, unsigned threads)
     if (!p)
         return -ENOMEM;
     p->threads = threads;
-    p->next_index = 1;
     p->ids = calloc(threads, sizeof(*p->ids));
     r = p->ids ? gate_init(&p->work) : -ENOMEM;
     if (r < 0)

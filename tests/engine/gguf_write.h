@@ -119,15 +119,27 @@ struct tiny {
     .n_head = 4, .n_kv = 2, .head_dim = 64, .n_vocab = 300, .n_ctx = 96, .ternary = TENSOR_I2_S, .dense = TENSOR_F16, .norm = TENSOR_F32 }
 
 /* Numbers that depend on the tensor's name and the element only, so that two types of one tensor hold the same. */
-static inline uint64_t tiny_random(const char *name, uint64_t i)
+static inline uint64_t tiny_seed(const char *name)               /* FNV-1a */
 {
-    uint64_t z = i * 0x9e3779b97f4a7c15;
+    uint64_t h = 0xcbf29ce484222325;
 
     for (; *name; name++)
-        z = (z ^ (uint8_t)*name) * 0x100000001b3;
+        h = (h ^ (uint8_t)*name) * 0x100000001b3;
+    return h;
+}
+
+static inline uint64_t tiny_random_of(uint64_t seed, uint64_t i) /* splitmix64 */
+{
+    uint64_t z = seed + i * 0x9e3779b97f4a7c15;
+
     z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9;
     z = (z ^ z >> 27) * 0x94d049bb133111eb;
     return z ^ z >> 31;
+}
+
+static inline uint64_t tiny_random(const char *name, uint64_t i)
+{
+    return tiny_random_of(tiny_seed(name), i);
 }
 
 static inline float tiny_float(const char *name, uint64_t i)     /* -1..1, exact in F16 */
@@ -144,6 +156,7 @@ static inline void tiny_ternary(struct gguf_writer *w, const struct tiny *spec, 
 {
     float scale = 0.0625f, factor = 0.5f;
     struct buf b;
+    uint64_t seed;
     char name[96];
     int8_t block[256];
 
@@ -152,13 +165,14 @@ static inline void tiny_ternary(struct gguf_writer *w, const struct tiny *spec, 
         return;
     if (spec->scale_tensors)
         scale /= factor;
+    seed = tiny_seed(name);
     buf_init(&b, 1 << 26);
     /* One flat stream of elements in either type: blocks of 128 may straddle rows. */
     for (size_t e = 0; e < rows * cols; e += spec->ternary == TENSOR_I2_S ? 128 : 256) {
         uint8_t packed[66] = {0};
 
         for (size_t i = 0; i < sizeof(block); i++)
-            block[i] = (int8_t)(tiny_random(name, e + i) % 3) - 1;
+            block[i] = (int8_t)(tiny_random_of(seed, e + i) % 3) - 1;
         if (spec->ternary == TENSOR_I2_S) {
             ternary_pack(packed, block, 1, 128);
             put(&b, packed, 32);

@@ -75,8 +75,9 @@ Test(forward, any_batch_and_any_threads)
     struct tiny spec = TINY;
     cleanup(freep) float *want = NULL;
 
-    spec.n_embd = 512;          /* enough work to be shared out */
+    spec.n_embd = 1024;         /* enough work to be shared out */
     spec.n_ff = 1024;
+    spec.n_layer = 1;
     want = logits_of(&spec, 1, 1);
     for (size_t i = 0; i < ARRAY_SIZE(splits); i++) {
         cleanup(freep) float *got = logits_of(&spec, splits[i].threads, splits[i].batch);
@@ -210,17 +211,21 @@ static void plain_norm(double *out, const double *x, const char *layer, const ch
 
 static void plain_linear(double *out, const double *x, const char *layer, const char *name, size_t cols, size_t rows)
 {
-    double a = 1e-5;
+    double a = 1e-5, q[1024];
+    uint64_t seed;
     char full[64];
 
     snprintf(full, sizeof(full), "%s%s.weight", layer, name);
+    seed = tiny_seed(full);
     for (size_t c = 0; c < cols; c++)
         a = fmax(a, fabs(x[c]));
+    for (size_t c = 0; c < cols; c++)
+        q[c] = rint(x[c] * 127 / a);
     for (size_t r = 0; r < rows; r++) {
         double sum = 0;
 
         for (size_t c = 0; c < cols; c++)
-            sum += ((double)(tiny_random(full, r * cols + c) % 3) - 1) * rint(x[c] * 127 / a);
+            sum += ((double)(tiny_random_of(seed, r * cols + c) % 3) - 1) * q[c];
         out[r] = sum * 0.0625 * a / 127;
     }
 }
@@ -336,7 +341,7 @@ static void check_plain(struct tiny spec, bool sub_norms, bool half, bool relu2)
         cr_expect_lt(distance, 0.05, "%s: position %zu is %g off", spec.architecture, i, distance);
         exact += distance < 1e-4;
     }
-    cr_expect_geq(exact, N_TOKENS / 4, "%s: %d of %d without a flipped rounding", spec.architecture, exact, N_TOKENS);
+    cr_expect_geq(exact, N_TOKENS * 3 / 4, "%s: %d of %d without a flipped rounding", spec.architecture, exact, N_TOKENS);
     printf("%s: %d of %d agree to 1e-4\n", spec.architecture, exact, N_TOKENS);
 }
 

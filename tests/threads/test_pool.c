@@ -83,7 +83,7 @@ static int check_forward(void)
 
 int main(void)
 {
-    int failures = check_runs(1, 50) + check_runs(2, 500) + check_runs(3, 500) + check_runs(8, 300) + check_forward();
+    int failures = check_runs(1, 50) + check_runs(2, 300) + check_runs(3, 300) + check_runs(8, 150) + check_forward();
 
     printf("%d failures\n", failures);
     return failures != 0;
