@@ -68,9 +68,9 @@ static inline void fixture_done(struct fixture *f)
     rmdir(f->dir);
 }
 
-/* Run the mailbox until `cond` holds; a test that waits ten seconds has failed. */
+/* Run the mailbox until `cond` holds; a test that waits twenty seconds has failed. */
 #define WAIT_FOR(f, cond) do {                                                              \
-    uint64_t give_up_ = clock_usec() + 10 * USEC_PER_SEC;                                   \
+    uint64_t give_up_ = clock_usec() + 20 * USEC_PER_SEC;                                   \
     while (!(cond)) {                                                                       \
         struct pollfd p_ = {.fd = (f)->mailbox.fd, .events = POLLIN};                       \
         cr_assert(clock_usec() < give_up_, "waited in vain for " #cond);                    \

@@ -1,11 +1,15 @@
 /* Disk faults: a full file system, a file that may not grow, a file made unwritable, a file taken away, and a lock held by
  * another program. Each time what is appended fails, what was done before stays, and the store recovers by itself once
  * the cause is gone. The root of a file system of a set size comes from a mount namespace; without the right to make one
- * that test is skipped. */
+ * that test is skipped.
+ *
+ * Then every single write and fsync that a run makes is made to fail in turn, once or from there on, by a VFS put under
+ * SQLite: whatever is hit, what was called done is there afterwards. */
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
 #include "tests/store/store_fixture.h"
@@ -122,6 +126,7 @@ Test(fault, file_taken_away)
 
     fixture_init(&f);
     cr_assert_eq(append_one(&f, 10), 0);
+    json_decref(ask_wait(&f, &(struct store_query) {.ask = STORE_LOG}));
     snprintf(away, sizeof(away), "%s.away", f.path);
     cr_assert_eq(rename(f.path, away), 0);
     check_fails(&f);
@@ -177,5 +182,148 @@ Test(fault, read_only_file_system)
     check_whole(&f);
     fixture_close(&f);
     umount2(f.dir, MNT_DETACH);
+    fixture_done(&f);
+}
+
+/* ---- A VFS that fails ---- */
+static struct { const sqlite3_io_methods *real; sqlite3_io_methods faulty; } tables[4];   /* the unix VFS has several */
+static const sqlite3_io_methods *real_methods;                 /* any of them: they write and sync alike */
+static int (*real_open)(sqlite3_vfs *, const char *, sqlite3_file *, int, int *);
+static atomic_int n_calls, fail_at, fail_until, n_opened;      /* calls fail_at <= n < fail_until fail */
+
+static bool fails(void)
+{
+    int n = atomic_fetch_add(&n_calls, 1);
+
+    return n >= atomic_load(&fail_at) && n < atomic_load(&fail_until);
+}
+
+static int faulty_write(sqlite3_file *file, const void *data, int len, sqlite3_int64 at)
+{
+    return fails() ? SQLITE_FULL : real_methods->xWrite(file, data, len, at);
+}
+
+static int faulty_sync(sqlite3_file *file, int flags)
+{
+    return fails() ? SQLITE_IOERR_FSYNC : real_methods->xSync(file, flags);
+}
+
+static int faulty_open(sqlite3_vfs *vfs, const char *name, sqlite3_file *file, int flags, int *ret_flags)
+{
+    int code = real_open(vfs, name, file, flags, ret_flags);
+
+    if (code == SQLITE_OK) {
+        size_t i = 0;
+
+        while (tables[i].real && tables[i].real != file->pMethods)
+            i++;
+        cr_assert_lt(i + 1, ARRAY_SIZE(tables));
+        if (!tables[i].real) {
+            tables[i].real = real_methods = file->pMethods;
+            tables[i].faulty = *file->pMethods;
+            tables[i].faulty.xWrite = faulty_write;
+            tables[i].faulty.xSync = faulty_sync;
+        }
+        file->pMethods = &tables[i].faulty;
+        n_opened += (flags & SQLITE_OPEN_MAIN_DB) != 0;
+    }
+    return code;
+}
+
+static void vfs_install(void)
+{
+    static sqlite3_vfs vfs;
+
+    vfs = *sqlite3_vfs_find(NULL);
+    vfs.zName = "faulty";
+    real_open = vfs.xOpen;
+    vfs.xOpen = faulty_open;
+    atomic_store(&fail_at, INT32_MAX);
+    cr_assert_eq(sqlite3_vfs_register(&vfs, 1), SQLITE_OK);
+}
+
+/* The result of the appends, remembered by id. */
+struct told { char id[ID_BYTES]; int result; bool done; };
+
+static void tell(void *arg, int r)
+{
+    struct told *t = arg;
+
+    t->result = r;
+    t->done = true;
+}
+
+/* A run that fails `count` calls from number `at` on: how many records were called done, or -1 when no call was hit. */
+static int faulty_run(int at, int count)
+{
+    struct told told[6] = {0};
+    struct fixture f;
+    char sql[128], text[512];
+    int n_ok = 0;
+    bool hit;
+
+    fixture_init(&f);
+    n_good = 0;
+    atomic_store(&n_calls, 0);
+    atomic_store(&fail_until, at + count);
+    atomic_store(&fail_at, at);
+    for (size_t i = 0; i < ARRAY_SIZE(told); i++) {
+        struct store_record r;
+
+        id_new(told[i].id, clock_wall_usec());
+        r = request_record(told[i].id);
+        cr_assert_eq(store_append(f.store, &r, tell, &told[i]), 0);
+        WAIT_FOR(&f, told[i].done);
+    }
+    hit = atomic_load(&n_calls) > at;
+    atomic_store(&fail_at, INT32_MAX);
+    WAIT_FOR(&f, store_healthy(f.store));
+    cr_assert_eq(append_one(&f, 10), 0);
+    fixture_close(&f);
+    fixture_open(&f);
+
+    cr_assert_str_eq(sql_text(f.path, "PRAGMA integrity_check", text), "ok");
+    cr_assert_eq(sql_int(f.path, "SELECT max(n) - count(*) FROM request"), 0);
+    for (size_t i = 0; i < ARRAY_SIZE(told); i++) {
+        snprintf(sql, sizeof(sql), "SELECT count(*) FROM request WHERE id = '%.26s'", told[i].id);
+        if (told[i].result == 0)
+            cr_assert_eq(sql_int(f.path, sql), 1, "fault at %d x %d: record %zu was called done and is gone", at, count, i);
+        n_ok += told[i].result == 0;
+    }
+    fixture_done(&f);
+    return hit ? n_ok : -1;
+}
+
+Test(fault, every_write_and_sync, .timeout = 110)
+{
+    int n_ok, at, n_failed = 0;
+
+    vfs_install();
+    for (at = 0; (n_ok = faulty_run(at, 1)) >= 0; at++)
+        n_failed += n_ok < 6;
+    cr_assert_gt(at, 20, "the faults were not reached");
+    cr_assert_gt(n_failed, at / 2, "faults passed unseen");
+    fprintf(stderr, "fault: %d writes and fsyncs made to fail, %d runs lost an append and said so\n", at, n_failed);
+    for (at = 0; at < 12; at += 3)
+        faulty_run(at, 1000);
+}
+
+/* After an fsync that failed, the connection is not used again: a new one is opened. */
+Test(fault, failed_sync_reopens)
+{
+    struct fixture f;
+    int opened;
+
+    vfs_install();
+    fixture_init(&f);
+    cr_assert_eq(append_one(&f, 10), 0);
+    opened = n_opened;
+    atomic_store(&fail_until, INT32_MAX);
+    atomic_store(&fail_at, 0);
+    cr_assert_eq(append_one(&f, 10), STORE_E_FAILED);
+    atomic_store(&fail_at, INT32_MAX);
+    WAIT_FOR(&f, store_healthy(f.store));
+    cr_assert_gt(n_opened, opened);
+    cr_assert_eq(append_one(&f, 10), 0);
     fixture_done(&f);
 }
