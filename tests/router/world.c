@@ -140,8 +140,9 @@ static void engine_token(struct fake *f, struct fake_run *run)
     cleanup(buf_done) struct buf b = {.max = 4096};
     const struct engine_play *p = &run->engine;
     bool last = run->step + 1 == p->n_tokens;
-    struct engine_token t = {.id = 1, .logprob = (float)(last && p->last_logprob ? p->last_logprob : p->logprob), .margin = 2,
-                             .entropy = 1, .piece = "l", .piece_len = 1, .text = "l", .text_len = 1, .n_top = 1};
+    float logprob = (float)(last && p->last_logprob ? p->last_logprob : p->logprob);
+    struct engine_token t = {.id = 1, .logprob = logprob, .margin = -1 / logprob, .entropy = -logprob, .piece = "l",
+                             .piece_len = 1, .text = "l", .text_len = 1, .n_top = 1};
 
     t.top[0] = (struct engine_alternative) {.id = 1, .logprob = t.logprob, .piece = "\xf0\x9f", .piece_len = 2};
     cr_assert_eq(engine_token_encode(&b, &t), 0);

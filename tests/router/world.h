@@ -8,8 +8,9 @@
 #include "base/clock.h"
 #include "router/internal.h"
 
-#define SURE (-0.0005)           /* log-probabilities: the answer is kept */
-#define UNSURE (-8.0)            /* abandoned within the window */
+/* Log-probabilities, with margins and entropies to match: such an answer is kept, or abandoned within the window. */
+#define SURE (-0.0005)
+#define UNSURE (-8.0)
 
 /* What the engine does with one run; a number that is 0 does not happen. */
 struct engine_play {
