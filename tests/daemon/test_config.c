@@ -147,6 +147,30 @@ Test(config, every_option_parses_its_default_and_says_something)
     }
 }
 
+/* Both ends of every range are in, the numbers beside them are not. */
+Test(config, ranges_hold)
+{
+    for (size_t i = 0; i < n_options; i++) {
+        const struct config_option *o = &options[i];
+        union { struct config c; struct router_config r; struct cloud_endpoint e; struct api_key k; } *home = calloc(1, sizeof(*home));
+        bool time = o->type == OPTION_MSEC || o->type == OPTION_USEC, real = o->type == OPTION_DOUBLE;
+        double scale = time ? 1000 : 1, step = real ? 0.001 : 1;
+        const char *unit = time ? "ms" : "";
+        char text[64];
+
+        if (time || real || o->type == OPTION_UINT || o->type == OPTION_SIZE) {
+            const struct { double value; bool in; } cases[] = {
+                {o->min * scale, true}, {o->max * scale, true}, {o->min * scale - step, false}, {o->max * scale + step, false}};
+
+            for (size_t k = 0; k < ARRAY_SIZE(cases); k++) {
+                snprintf(text, sizeof(text), "%.*f%s", real ? 3 : 0, cases[k].value, unit);
+                cr_expect_eq(option_set(o, home, text, NULL) == 0, cases[k].in, "%s.%s = %s", o->section, o->key, text);
+            }
+        }
+        free(home);
+    }
+}
+
 Test(config, all_kinds_of_values)
 {
     struct config *c = good(

@@ -113,11 +113,11 @@ static void threads_work(void)
 /* What no role may do. */
 static void common(void)
 {
-    char *argv[] = {"/bin/true", NULL};
+    char *argv[] = {"/bin/false", NULL};                /* should it run after all, this child has failed */
     char dummy[128] = {0};
 
-    REFUSED(execv("/bin/true", argv));
-    REFUSED(syscall(SYS_execveat, AT_FDCWD, "/bin/true", argv, NULL, 0));
+    REFUSED(execv("/bin/false", argv));
+    REFUSED(syscall(SYS_execveat, AT_FDCWD, "/bin/false", argv, NULL, 0));
     REFUSED(syscall(SYS_io_uring_setup, 4, dummy));
     REFUSED(syscall(SYS_bpf, 0, dummy, sizeof(dummy)));
     REFUSED(syscall(SYS_perf_event_open, dummy, 0, -1, -1, 0));

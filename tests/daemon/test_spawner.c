@@ -66,15 +66,15 @@ static void test_life(void)
     egress_pid = start(fd, SPAWN_EGRESS, "egress plain - credentials", &egress);
     CHECK(engine_pid != egress_pid);
 
-    CHECK(kill(egress_pid, SIGSEGV) == 0);
-    CHECK(wait_event(fd, &e) == 1 && e.died && e.role == SPAWN_EGRESS && e.pid == egress_pid);
-    CHECK(WIFSIGNALED(e.wait_status) && WTERMSIG(e.wait_status) == SIGSEGV);
-    close(egress);
-
     CHECK(spawner_kill(fd, SPAWN_ENGINE) == 0);
     CHECK(wait_event(fd, &e) == 1 && e.died && e.role == SPAWN_ENGINE && e.pid == engine_pid);
     CHECK(WIFSIGNALED(e.wait_status) && WTERMSIG(e.wait_status) == SIGKILL);
     close(engine);
+
+    CHECK(kill(egress_pid, SIGUSR1) == 0);
+    CHECK(wait_event(fd, &e) == 1 && e.died && e.role == SPAWN_EGRESS && e.pid == egress_pid);
+    CHECK(WIFSIGNALED(e.wait_status) && WTERMSIG(e.wait_status) == SIGUSR1);
+    close(egress);
 
     /* A worker whose socket is closed ends by itself. */
     engine_pid = start(fd, SPAWN_ENGINE, "engine plain - -", &engine);
