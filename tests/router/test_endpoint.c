@@ -33,7 +33,8 @@ static const char *const refused[] = {
     "http://evil.com#@127.0.0.1/", "http://evil.com?@127.0.0.1/", "http://127.0.0.1\\@evil.com/", "http://@127.0.0.1/",
     /* addresses that parsers read in different ways */
     "http://0x7f.1/", "http://0x7f000001/", "http://2130706433/", "http://127.1/", "http://127.0.1/",
-    "http://0177.0.0.1/", "http://127.0.0.01/", "http://127.0.0.1./", "http://127.0.0.256/", "https://1.2.3/", "https://1.2.3.4.5/",
+    "http://0177.0.0.1/", "http://127.0.0.01/", "http://127.0.0.1./", "http://127.0.0.256/",
+    "https://1.2.3/", "https://1.2.3.4.5/",
     "https://0x0a000001/", "https://foo.0x7f/", "http://[::1/", "http://::1/", "http://[::1]x/", "http://[::1%25lo]/",
     "http://[127.0.0.1]/", "http://[]/", "http://[::1]]/", "http://[[::1]]/",
     /* odd names and ports */
