@@ -69,17 +69,20 @@ static void breaker_tell(struct request *q, enum call_result result)
 
 void cloud_set_config(struct router *r, const struct router_config *c)
 {
-    struct cloud *cl = &r->cloud, old = *cl;
+    struct cloud *cl = &r->cloud;
+    struct cloud_known old[POLICY_MAX_ENDPOINTS];
+    size_t n_old = cl->n_endpoints;
 
+    memcpy(old, cl->endpoints, sizeof(old));
     cl->n_endpoints = c->policy.n_endpoints;
     for (size_t i = 0; i < cl->n_endpoints; i++) {
         const char *name = c->policy.endpoints[i].name;
 
         snprintf(cl->endpoints[i].name, sizeof(cl->endpoints[i].name), "%s", name);
         breaker_init(&cl->endpoints[i].breaker);
-        for (size_t k = 0; k < old.n_endpoints; k++)
-            if (strcmp(old.endpoints[k].name, name) == 0 && old.endpoints[k].breaker.state != BREAKER_LATCHED)
-                cl->endpoints[i].breaker = old.endpoints[k].breaker;
+        for (size_t k = 0; k < n_old; k++)
+            if (strcmp(old[k].name, name) == 0 && old[k].breaker.state != BREAKER_LATCHED)
+                cl->endpoints[i].breaker = old[k].breaker;
     }
     link_send(&cl->link, EGRESS_RELOAD, 0, NULL, 0);
 }

@@ -2,6 +2,7 @@
  * to the loop's thread.
  *
  *   request.c   the life of a request: the step table
+ *   attempt.c   one try of a tier, and the answer it brings
  *   local.c     the engine worker: the line of requests that wait for it, and its frames
  *   cloud.c     the egress worker: bodies out, chunks in, breakers and retries
  *   link.c      frames over a worker's socket
@@ -119,14 +120,27 @@ struct request {
 
 /* Do what can be done now. May free the request. */
 void request_run(struct request *q);
-/* From the tiers, about the attempt under way. They only note it; request_run() follows. Text may fail the attempt: too much. */
-void attempt_text(struct request *q, const char *text, size_t len, json_t *logprobs /* taken, or NULL */);
-void attempt_fail(struct request *q, const char *error);
-void attempt_finish(struct request *q, const char *finish);
-/* What the client is told if no tier answers; the last one counts. Message in the arena, or static. */
+/* What the client is told if no tier answers; the last one counts. Message in the arena, or static; NULL: no memory. */
 void request_fault(struct request *q, int status, const char *type, const char *code, const char *message,
                    unsigned retry_after_sec);
 void row_append(struct request *q, struct store_record *rec);   /* the id and the time are filled in */
+
+/* ---- attempt.c ----------------------------------------------------------------------------------------------------- */
+void answer_init(struct answer *a);
+void answer_done(struct answer *a);        /* empty afterwards */
+void answer_begin(struct request *q);      /* once: the sink hears who answers */
+void answer_flush(struct request *q);      /* release what is here, if every row is durable: the only place that does */
+void attempt_open(struct request *q, enum route tier, int endpoint);
+/* Leave the tier, if it is still at work, and append the attempt's row. `unfinished`: the result of one still at work. */
+void attempt_close(struct request *q, const char *unfinished);
+/* From the tiers, about the attempt under way. They only note it; request_run() follows. Text may fail it: too much. */
+void attempt_text(struct request *q, const char *text, size_t len, json_t *logprobs /* taken, or NULL */);
+void attempt_fail(struct request *q, const char *error);
+void attempt_finish(struct request *q, const char *finish);
+const char *request_model(const struct request *q, enum route route, int endpoint);   /* that answers there, or NULL */
+const char *request_endpoint(const struct request *q, int endpoint);                  /* name, or NULL */
+double request_confidence(const struct request *q);             /* P(the local answer is right) so far; NAN: none */
+struct request_meta request_meta(const struct request *q);
 
 /* ---- local.c ------------------------------------------------------------------------------------------------------- */
 #define LOCAL_MAX_RUNS 64
@@ -159,7 +173,7 @@ struct cloud {
     bool ready;
     unsigned n_attached;
     TAILQ_HEAD(, request) calls;           /* sent, and not ended */
-    struct { char name[64]; struct breaker breaker; } endpoints[POLICY_MAX_ENDPOINTS];
+    struct cloud_known { char name[64]; struct breaker breaker; } endpoints[POLICY_MAX_ENDPOINTS];
     size_t n_endpoints;
     double retries;                        /* left in the budget */
 };

@@ -21,6 +21,8 @@
 #include "base/log.h"
 #include "router/internal.h"
 
+#define LOG_EVERY_USEC (10 * USEC_PER_SEC)
+
 typedef enum step step_fn(struct request *q);
 static step_fn do_model, do_label, do_decide, do_local, do_cloud, do_send, do_answer, do_fallback, do_backoff, do_release,
                do_record;
@@ -92,13 +94,15 @@ static enum step refuse(struct request *q)
 static void row_lost(struct request *q)
 {
     struct router *r = q->router;
+    const char *fault = store_fault(r->store);
     uint64_t now = clock_usec();
 
     q->rows_lost = true;
-    if (now - r->rows_lost_logged_usec > 10 * USEC_PER_SEC) {
+    if (!r->rows_lost_logged_usec || now - r->rows_lost_logged_usec > LOG_EVERY_USEC) {
         r->rows_lost_logged_usec = now;
         log_error("the audit store cannot write (%s): nothing goes to a cloud%s",
-                  store_fault(r->store) ? store_fault(r->store) : "a record was refused", q->config->audit_or_refuse ? ", requests are refused" : ", local answers go unrecorded");
+                  fault ? fault : "a record was refused",
+                  q->config->audit_or_refuse ? ", requests are refused" : ", local answers go unrecorded");
     }
     if (q->config->audit_or_refuse && !q->begun && !q->outcome) {
         request_fault(q, 503, "server_error", "audit_unavailable", "the audit record cannot be written; try again later", 5);
@@ -128,17 +132,6 @@ void row_append(struct request *q, struct store_record *rec)
         q->rows_pending++;
 }
 
-static const char *model_of(const struct request *q, enum route route, int endpoint)
-{
-    return route == ROUTE_LOCAL ? local_model(q->router) :
-           route == ROUTE_CLOUD ? q->config->policy.endpoints[endpoint].model : NULL;
-}
-
-static const char *endpoint_of(const struct request *q, int endpoint)
-{
-    return endpoint < 0 ? NULL : q->config->policy.endpoints[endpoint].name;
-}
-
 static void decision_row(struct request *q)
 {
     const struct policy_decision *d = &q->decision;
@@ -149,168 +142,10 @@ static void decision_row(struct request *q)
 
     row_append(q, &(struct store_record) {.kind = STORE_DECISION, .decision = {
         .seq = q->n_decisions++, .stage = stage_name(d->stage), .route = route_name(d->route),
-        .endpoint = endpoint_of(q, d->endpoint), .model = model_of(q, d->route, d->endpoint),
+        .endpoint = request_endpoint(q, d->endpoint), .model = request_model(q, d->route, d->endpoint),
         .reason = reason_code(d->reason), .features_json = features_text, .candidates_json = candidates_text,
         .score = d->score, .threshold = d->threshold, .degraded = d->degraded,
     }});
-}
-
-/* ---- Answers and attempts ------------------------------------------------------------------------------------------------ */
-static void answer_init(struct answer *a)
-{
-    *a = (struct answer) {0};
-    buf_init(&a->text, ANSWER_MAX_BYTES);
-}
-
-static void answer_done(struct answer *a)
-{
-    buf_done(&a->text);
-    json_decref(a->logprobs);
-    answer_init(a);
-}
-
-static void attempt_open(struct request *q, enum route tier, int endpoint)
-{
-    answer_done(&q->answer);
-    q->attempt = (struct attempt) {
-        .state = ATTEMPT_RUNNING, .tier = tier, .endpoint = endpoint, .seq = q->n_attempts, .id = q->router->next_id++,
-        .started_usec = clock_wall_usec(),
-    };
-}
-
-static void attempt_over(struct request *q, int state)
-{
-    q->attempt.state = state;
-    q->attempt.ended_usec = clock_wall_usec();
-}
-
-void attempt_fail(struct request *q, const char *error)
-{
-    attempt_over(q, ATTEMPT_FAILED);
-    snprintf(q->attempt.error, sizeof(q->attempt.error), "%s", error);
-}
-
-void attempt_finish(struct request *q, const char *finish)
-{
-    attempt_over(q, ATTEMPT_OK);
-    q->answer.finish = finish;
-}
-
-static void attempt_leave(struct request *q)
-{
-    if (q->attempt.tier == ROUTE_LOCAL)
-        local_stop(q);
-    else
-        cloud_stop(q);
-}
-
-void attempt_text(struct request *q, const char *text, size_t len, json_t *logprobs)
-{
-    cleanup(json_decrefp) json_t *more = logprobs;
-    struct answer *a = &q->answer;
-
-    if (len && !q->attempt.first_byte_usec)
-        q->attempt.first_byte_usec = clock_wall_usec();
-    a->bytes += len;
-    if (buf_append(&a->text, text, len) < 0) {
-        attempt_leave(q);
-        attempt_fail(q, "answer-too-large");
-        request_fault(q, 502, "server_error", "answer_too_large", "the answer is longer than can be held", 0);
-        return;
-    }
-    if (more && !a->logprobs)
-        a->logprobs = TAKE(more);
-    else if (more)
-        json_array_extend(a->logprobs, more);
-}
-
-/* Tokens that the upstream did not count are taken as four bytes each; money is rounded up. */
-static void attempt_cost(struct request *q)
-{
-    const struct policy_endpoint *e = &q->config->policy.endpoints[q->attempt.endpoint];
-    struct answer *a = &q->answer;
-
-    if (!q->attempt.usage_known && a->bytes) {
-        a->tokens_in = (uint32_t)((q->in.features.bytes + 3ull) / 4);
-        a->tokens_out = (uint32_t)((a->bytes + 3) / 4);
-    }
-    q->cost_microusd += (a->tokens_in * e->price_in + a->tokens_out * e->price_out + 999999) / 1000000;
-}
-
-/* Leave the tier, if it is still at work, and append the attempt's row. `unfinished`: the result of one still at work. */
-static void attempt_close(struct request *q, const char *unfinished)
-{
-    struct attempt *a = &q->attempt;
-    bool local = a->tier == ROUTE_LOCAL;
-    const char *result = a->state == ATTEMPT_OK ? "ok" : a->state == ATTEMPT_FAILED ? "failed" : unfinished;
-    struct router_metrics *m = &q->router->metrics;
-
-    if (a->state == ATTEMPT_NONE)
-        return;
-    if (a->state == ATTEMPT_RUNNING) {
-        attempt_leave(q);
-        attempt_over(q, ATTEMPT_FAILED);
-    }
-    if (!local)
-        attempt_cost(q);
-    *(local ? &m->tokens_in_local : &m->tokens_in_cloud) += q->answer.tokens_in;
-    *(local ? &m->tokens_out_local : &m->tokens_out_cloud) += q->answer.tokens_out;
-
-    row_append(q, &(struct store_record) {.kind = STORE_ATTEMPT, .attempt = {
-        .seq = a->seq, .tier = route_name(a->tier), .endpoint = endpoint_of(q, a->endpoint),
-        .model = model_of(q, a->tier, a->endpoint), .result = result, .error = *a->error ? a->error : NULL,
-        .http_status = a->http_status, .started_usec = a->started_usec, .first_byte_usec = a->first_byte_usec,
-        .ended_usec = a->ended_usec, .tokens_in = q->answer.tokens_in, .tokens_out = q->answer.tokens_out,
-    }});
-    buf_done(&a->order);
-    a->state = ATTEMPT_NONE;
-    q->n_attempts++;
-}
-
-/* ---- What the sink gets -------------------------------------------------------------------------------------------------- */
-static double confidence(const struct request *q)
-{
-    return q->decision.route == ROUTE_LOCAL && q->in.signals.n_tokens ? policy_confidence(&q->in.signals) : NAN;
-}
-
-static struct request_meta meta(const struct request *q)
-{
-    const struct policy_decision *d = &q->decision;
-    const char *model = model_of(q, d->route, d->endpoint);
-
-    return (struct request_meta) {
-        .id = q->id, .route = d->route, .reason = reason_code(d->reason), .model = model ? model : "",
-        .endpoint = endpoint_of(q, d->endpoint), .degraded = d->degraded, .confidence = confidence(q),
-        .created_sec = q->created_sec,
-    };
-}
-
-static void answer_begin(struct request *q)
-{
-    struct request_meta m = meta(q);
-
-    if (q->begun || !q->sink)
-        return;
-    q->begun = true;
-    q->sink->begin(q->arg, &m);
-}
-
-/* Pass on what is here, if it may leave: the only place where bytes of an answer are released. */
-static void answer_flush(struct request *q)
-{
-    struct answer *a = &q->answer;
-
-    if (q->rows_pending || q->paused || (!a->text.len && !a->logprobs))
-        return;
-    answer_begin(q);
-    if (!q->sink || q->paused)      /* beginning may have shown that the client left, or is slow */
-        return;
-    if (!q->first_token_usec)
-        q->first_token_usec = clock_usec() - q->began_usec;
-    q->sink->delta(q->arg, &(struct request_delta) {(const char *)a->text.data, a->text.len, a->logprobs});
-    buf_clear(&a->text);
-    json_decref(a->logprobs);
-    a->logprobs = NULL;
 }
 
 /* ---- The steps ------------------------------------------------------------------------------------------------------------ */
@@ -591,19 +426,19 @@ static enum step do_record(struct request *q)
         do_label(q);
     attempt_close(q, "cancelled");
     row_append(q, &(struct store_record) {.kind = STORE_OUTCOME, .outcome = {
-        .outcome = q->outcome, .route = route_name(d->route), .endpoint = endpoint_of(q, d->endpoint),
-        .model = model_of(q, d->route, d->endpoint), .finish = answered ? q->answer.finish : NULL,
+        .outcome = q->outcome, .route = route_name(d->route), .endpoint = request_endpoint(q, d->endpoint),
+        .model = request_model(q, d->route, d->endpoint), .finish = answered ? q->answer.finish : NULL,
         .error = answered ? NULL : q->fault.code, .http_status = answered || q->begun ? 200 : q->fault.http_status,
         .tokens_in = q->answer.tokens_in, .tokens_out = q->answer.tokens_out, .cost_microusd = (int64_t)q->cost_microusd,
-        .first_token_usec = q->first_token_usec, .latency_usec = latency, .confidence = confidence(q),
+        .first_token_usec = q->first_token_usec, .latency_usec = latency, .confidence = request_confidence(q),
     }});
     metrics_request(q->router, q, latency);
     event_del(&q->deadline);
 
-    m = meta(q);
+    m = request_meta(q);
     if (sink && answered)
         sink->end(q->arg, &m, &(struct request_result) {q->answer.finish, q->answer.tokens_in, q->answer.tokens_out,
-                                                        (int64_t)q->cost_microusd, confidence(q)});
+                                                        (int64_t)q->cost_microusd, request_confidence(q)});
     else if (sink)
         sink->fail(q->arg, &m, &q->fault);
     return STEP_DONE;
@@ -654,14 +489,15 @@ static int admit(struct request *q, struct request_error *ret_error)
     int full = r->draining ? 0 : store_reserve(r->store);
 
     q->place = !r->draining && full == 0;
-    q->rows_lost = !q->place;
     if (r->draining)
         request_fault(q, 503, "server_error", "draining", "the server is stopping; try again", 1);
     else if (full == STORE_E_FULL)
         request_fault(q, 503, "server_error", "audit_queue_full", "too many requests in flight; try again", 1);
     else if (full && q->config->audit_or_refuse)
         request_fault(q, 503, "server_error", "audit_unavailable", "the audit record cannot be written; try again later", 5);
-    else
+    else if (full)
+        row_lost(q);
+    if (!q->fault.code)
         return 0;
     *ret_error = q->fault;
     return 1;
