@@ -45,6 +45,9 @@ int policy_mode(enum mode *ret, enum mode configured, const char *override, stru
     return 0;
 }
 
+/* On the validation items of tools/fit_confidence.py a threshold of 0.6 is within 0.001 of the best balanced accuracy
+ * (0.862): 14 % of the right answers are below it and 86 % of the rest. The bound in stream gives up 1.6 % of the right
+ * answers. */
 void policy_config_default(struct policy_config *c)
 {
     *c = (struct policy_config){

