@@ -141,8 +141,8 @@ static void walk_state(const struct policy_input *state)
     walked += 2;
 }
 
-/* Bits: local up, fits, complete; link; then 0..2 for each endpoint: ready, broken, tried. No rule looks at local_tried,
- * so it need not double the space. */
+/* Bits: local up, fits, complete; link; then 0..2 for each endpoint: ready, broken, tried. No rule looks at
+ * local_tried, so it need not double the space. */
 static void walk_machine(struct policy_input *in)
 {
     for (unsigned bits = 0; bits < 16; bits++) {
