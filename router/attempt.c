@@ -1,6 +1,6 @@
-/* An attempt of a tier and the answer it brings: text as it comes in, what is released to the sink, and the row that says
- * how it went. The tiers report through attempt_text(), attempt_finish() and attempt_fail(); the steps of request.c open,
- * close and release. */
+/* An attempt of a tier and the answer it brings: text as it comes in, what is released to the sink, and the row that
+ * says how it went. The tiers report through attempt_text(), attempt_finish() and attempt_fail(); the steps of
+ * request.c open, close and release. */
 #include <stdio.h>
 #include <string.h>
 #include "base/clock.h"

@@ -1,9 +1,9 @@
-/* The cloud tier: a body is made, its digest and size are appended as an egress row, and only cloud_send(), which the step
- * table calls when every row is durable, hands it to the egress worker. Back come chunks in OpenAI's shape, read strictly as
- * JSON and tolerantly as chunks.
+/* The cloud tier: a body is made, its digest and size are appended as an egress row, and only cloud_send(), which the
+ * step table calls when every row is durable, hands it to the egress worker. Back come chunks in OpenAI's shape, read
+ * strictly as JSON and tolerantly as chunks.
  *
- * Each endpoint has a breaker, found by name since a request keeps the configuration it began with. Second attempts share
- * one budget: a tenth of the calls, and three besides, so that a failing cloud is not asked twice as much. */
+ * Each endpoint has a breaker, found by name since a request keeps the configuration it began with. Second attempts
+ * share one budget: a tenth of the calls, and three besides, so that a failing cloud is not asked twice as much. */
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -20,7 +20,7 @@
 #define RETRY_AFTER_MAX_SEC 30
 #define TOKENS_MAX 100000000               /* of one call; a usage beyond it is not believed */
 
-/* ---- Breakers --------------------------------------------------------------------------------------------------------- */
+/* ---- Breakers ---------------------------------------------------------------------------------------------------- */
 static struct breaker *breaker_of(struct router *r, const char *endpoint)
 {
     for (size_t i = 0; i < r->cloud.n_endpoints; i++)
@@ -87,7 +87,7 @@ void cloud_set_config(struct router *r, const struct router_config *c)
     link_send(&cl->link, EGRESS_RELOAD, 0, NULL, 0);
 }
 
-/* ---- A body out ------------------------------------------------------------------------------------------------------- */
+/* ---- A body out -------------------------------------------------------------------------------------------------- */
 static char *body_text(const struct request *q)
 {
     /* What OpenAI's API does not know, and strict servers refuse. */
@@ -111,8 +111,8 @@ static char *order_text(const struct request *q, const uint8_t digest[32])
 
     for (int i = 0; i < 32; i++)
         snprintf(hex + 2 * i, 3, "%02x", digest[i]);
-    order = json_pack("{s:s,s:s,s:s,s:I}", "endpoint", q->config->policy.endpoints[q->attempt.endpoint].name,
-                      "label", label_name(q->in.label), "body_sha256", hex, "deadline_msec",
+    order = json_pack("{s:s,s:s,s:s,s:s,s:I}", "endpoint", q->config->policy.endpoints[q->attempt.endpoint].name,
+                      "label", label_name(q->in.label), "body_sha256", hex, "request_id", q->id, "deadline_msec",
                       (json_int_t)(q->deadline_usec > now ? (q->deadline_usec - now) / USEC_PER_MSEC : 0));
     return order ? json_dumps(order, JSON_COMPACT) : NULL;
 }
@@ -229,7 +229,7 @@ bool cloud_may_retry(struct request *q, uint64_t *ret_pause_usec)
     return true;
 }
 
-/* ---- Chunks in -------------------------------------------------------------------------------------------------------- */
+/* ---- Chunks in --------------------------------------------------------------------------------------------------- */
 static const char *finish_known(const char *s)
 {
     static const char *const known[] = {"stop", "length", "content_filter", "tool_calls"};
@@ -303,7 +303,7 @@ static void on_event(struct request *q, const struct frame *f)
         return;
     hang_up(q, CALL_FAILED);
     attempt_fail(q, r == -EIO ? "upstream-error" : EGRESS_ERR_PROTOCOL);
-    request_fault(q, 502, "upstream_error", "upstream_failed", "the cloud endpoint sent an error, or no valid answer", 0);
+    request_fault(q, 502, "upstream_error", "upstream_failed", "the cloud sent an error, or no valid answer", 0);
 }
 
 /* EGRESS_END's members. */
@@ -342,7 +342,8 @@ static bool passing(const struct end *end)
            strcmp(end->error, EGRESS_ERR_CUT) == 0;
 }
 
-/* A failure in the client's words. The upstream's own code is a short token; its text may quote the prompt and is not told. */
+/* A failure in the client's words. The upstream's own code is a short token; its text may quote the prompt and is not
+ * told. */
 static void end_fault(struct request *q, const struct end *end, enum call_result result)
 {
     const char *name = q->config->policy.endpoints[q->attempt.endpoint].name, *code = "upstream_failed";

@@ -421,9 +421,13 @@ static bool header_add(struct call *c, const char *line)
     return l;
 }
 
-static bool call_set_headers(struct call *c, const char *authorization)
+static bool call_set_headers(struct call *c, const char *request_id, const char *authorization)
 {
-    return header_add(c, "Content-Type: application/json") && header_add(c, "Accept: text/event-stream") &&
+    char id[64];
+
+    /* The endpoint's own log can then be held against the audit record. */
+    snprintf(id, sizeof(id), "X-Client-Request-Id: %s", request_id);
+    return (!*request_id || header_add(c, id)) && header_add(c, "Content-Type: application/json") && header_add(c, "Accept: text/event-stream") &&
            header_add(c, "Expect:") && (!*authorization || header_add(c, authorization));
 }
 
@@ -473,7 +477,7 @@ static int call_start(struct egress *e, uint64_t id, const struct order *o, cons
     if (!c->body || !c->timer || !c->easy)
         return -ENOMEM;
     memcpy(c->body, o->body, o->body_len);
-    if (!call_set_headers(c, authorization) || !call_set_options(c, o->endpoint) ||
+    if (!call_set_headers(c, o->request_id, authorization) || !call_set_options(c, o->endpoint) ||
         curl_multi_add_handle(e->multi, c->easy) != CURLM_OK)
         return -ENOMEM;
 

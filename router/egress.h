@@ -40,7 +40,8 @@ int egress_worker_main(int fd, egress_load_fn *load, void *arg);
 enum egress_frame {
     /* to the worker */
     EGRESS_START = 1,   /* id: the attempt's number. Payload: u32 length of the JSON, JSON, body bytes.
-                           JSON {"endpoint":name,"label":"internal","body_sha256":hex,"deadline_msec":n} */
+                           JSON {"endpoint":name,"label":"internal","body_sha256":hex,"deadline_msec":n,"request_id":id};
+                           the id goes out as X-Client-Request-Id */
     EGRESS_CANCEL,      /* close the connection upstream now; answered by EGRESS_END "cancelled" */
     EGRESS_PAUSE, EGRESS_RESUME,   /* back-pressure: stop and go on reading from upstream */
     EGRESS_RELOAD,      /* id 0 */

@@ -1,5 +1,5 @@
-/* What the files of router/ share: the request, the two tiers that answer it, and the link to a worker. All of it belongs
- * to the loop's thread.
+/* What the files of router/ share: the request, the two tiers that answer it, and the link to a worker. All of it
+ * belongs to the loop's thread.
  *
  *   request.c   the life of a request: the step table
  *   attempt.c   one try of a tier, and the answer it brings
@@ -8,8 +8,8 @@
  *   link.c      frames over a worker's socket
  *   router.c    configuration, models' names, metrics, status
  *
- * Both tiers have one shape. A request is with at most one at a time, as its `attempt`; the tier reports text and the end
- * of it through attempt_text() and attempt_end(), and request_run() then looks what is to be done. */
+ * Both tiers have one shape. A request is with at most one at a time, as its `attempt`; the tier reports text and the
+ * end of it through attempt_text(), attempt_finish() and attempt_fail(), and request_run() sees what is to be done. */
 #pragma once
 
 #include <event2/bufferevent.h>
@@ -19,7 +19,7 @@
 #include "engine/engine.h"
 #include "router/router.h"
 
-/* ---- link.c -------------------------------------------------------------------------------------------------------- */
+/* ---- link.c ------------------------------------------------------------------------------------------------------ */
 struct link {
     struct event_base *base;
     struct bufferevent *bev;               /* NULL: no worker */
@@ -28,18 +28,18 @@ struct link {
     uint32_t ping_type;
     uint64_t beat_usec;                    /* when the worker last said anything */
     int (*on_frame)(struct router *r, const struct frame *f);   /* negative: the worker talks nonsense, hang up */
-    void (*on_down)(struct router *r, bool replaced);   /* it is closed; may attach another one unless that is being done */
+    void (*on_down)(struct router *r, bool replaced);   /* it is closed; may be attached again, unless replaced */
     struct router *router;
 };
 void link_init(struct link *l, struct router *r, struct event_base *base, uint32_t ping_type,
                int (*on_frame)(struct router *, const struct frame *), void (*on_down)(struct router *, bool));
 void link_done(struct link *l);            /* without on_down */
-int link_attach(struct link *l, int fd);   /* takes fd, also on failure; a worker that was there is hung up on. 0, -ENOMEM */
-/* Queue a frame. 0; -ENOTCONN; -ENOMEM; -ENOBUFS when the worker has not read what was sent before. Frames without payload
- * are never refused for that, so that a cancel always goes out. */
+int link_attach(struct link *l, int fd);   /* takes fd, in any case; hangs up on the one before. 0, -ENOMEM */
+/* Queue a frame. 0; -ENOTCONN; -ENOMEM; -ENOBUFS when the worker has not read what was sent before. Frames without
+ * payload are never refused for that, so that a cancel always goes out. */
 int link_send(struct link *l, uint32_t type, uint64_t id, const void *data, size_t len);
 
-/* ---- A request ----------------------------------------------------------------------------------------------------- */
+/* ---- A request --------------------------------------------------------------------------------------------------- */
 #define ANSWER_MAX_BYTES (16u << 20)       /* of one answer held in memory */
 
 enum step {
@@ -125,13 +125,13 @@ void request_fault(struct request *q, int status, const char *type, const char *
                    unsigned retry_after_sec);
 void row_append(struct request *q, struct store_record *rec);   /* the id and the time are filled in */
 
-/* ---- attempt.c ----------------------------------------------------------------------------------------------------- */
+/* ---- attempt.c --------------------------------------------------------------------------------------------------- */
 void answer_init(struct answer *a);
 void answer_done(struct answer *a);        /* empty afterwards */
 void answer_begin(struct request *q);      /* once: the sink hears who answers */
 void answer_flush(struct request *q);      /* release what is here, if every row is durable: the only place that does */
 void attempt_open(struct request *q, enum route tier, int endpoint);
-/* Leave the tier, if it is still at work, and append the attempt's row. `unfinished`: the result of one still at work. */
+/* Leave the tier, if still at work, and append the attempt's row. `unfinished`: the result of one still at work. */
 void attempt_close(struct request *q, const char *unfinished);
 /* From the tiers, about the attempt under way. They only note it; request_run() follows. Text may fail it: too much. */
 void attempt_text(struct request *q, const char *text, size_t len, json_t *logprobs /* taken, or NULL */);
@@ -142,7 +142,7 @@ const char *request_endpoint(const struct request *q, int endpoint);            
 double request_confidence(const struct request *q);             /* P(the local answer is right) so far; NAN: none */
 struct request_meta request_meta(const struct request *q);
 
-/* ---- local.c ------------------------------------------------------------------------------------------------------- */
+/* ---- local.c ----------------------------------------------------------------------------------------------------- */
 #define LOCAL_MAX_RUNS 64
 
 struct local {
@@ -151,7 +151,7 @@ struct local {
     json_t *info;                          /* READY's, kept when the engine is gone: its name stays known */
     char *failure;                         /* ENGINE_FAILED's text */
     struct event grace;                    /* pending: an engine that is not ready may still come */
-    struct { uint64_t id; struct request *request; /* NULL: abandoned, until the engine says so */ } runs[LOCAL_MAX_RUNS];
+    struct { uint64_t id; struct request *request; } runs[LOCAL_MAX_RUNS];   /* NULL: abandoned, not yet ended */
     unsigned n_runs, n_line, n_attached;
     TAILQ_HEAD(, request) line;            /* wait for a session, in order of arrival */
     double mean_sec;                       /* of recent runs */
@@ -167,9 +167,9 @@ int local_start(struct request *q);        /* run, or stand in line: 0, or LOCAL
 void local_stop(struct request *q);        /* forget the attempt; an engine at work on it is told to stop */
 unsigned local_retry_after_sec(const struct router *r);
 
-/* ---- cloud.c ------------------------------------------------------------------------------------------------------- */
+/* ---- cloud.c ----------------------------------------------------------------------------------------------------- */
 struct cloud {
-    struct link link;                      /* a worker that is still loading takes orders: it reads them when it is ready */
+    struct link link;                      /* a worker that is still loading reads its orders afterwards */
     bool ready;
     unsigned n_attached;
     TAILQ_HEAD(, request) calls;           /* sent, and not ended */
@@ -182,16 +182,18 @@ void cloud_done(struct router *r);
 void cloud_set_config(struct router *r, const struct router_config *c);   /* breakers by name; a latch is released */
 bool cloud_ready(const struct request *q, size_t endpoint);      /* its breaker would let a call through */
 const struct breaker *cloud_breaker(const struct router *r, const char *endpoint);   /* or NULL */
-bool cloud_admit(struct request *q);       /* the breaker of q->decision.endpoint lets this call through; hear of it by prepare */
+/* Ask the breaker of q->decision.endpoint to let a call through, which cloud_prepare() makes, or cloud_stop() gives
+ * back. */
+bool cloud_admit(struct request *q);
 /* Make the attempt's body and its digest, and append the egress row. 0, -ENOMEM, -EMSGSIZE. */
 int cloud_prepare(struct request *q);
 int cloud_send(struct request *q);         /* the body leaves. Every row is durable. 0 or negative: nothing left */
 void cloud_stop(struct request *q);        /* forget the attempt; egress hangs up */
 void cloud_flow(struct request *q);        /* tell egress of a change of q->paused */
-/* Whether the failed attempt may be repeated at its endpoint, and after which pause. Takes from the budget when true. */
+/* Whether the failed attempt may be repeated at its endpoint, and after what pause. True takes from the budget. */
 bool cloud_may_retry(struct request *q, uint64_t *ret_pause_usec);
 
-/* ---- router.c ------------------------------------------------------------------------------------------------------ */
+/* ---- router.c ---------------------------------------------------------------------------------------------------- */
 struct router {
     struct event_base *base;
     struct store *store;
@@ -208,7 +210,7 @@ struct router {
     char words[512];                       /* of the last fault that request_start() told */
     struct router_metrics metrics;
 };
-/* Read what the model's name asks for into q->in. 0; 1: nobody has this name, and *ret_fault says which are known, in words
- * that last until the next call; 2: the engine has not told its own name yet. */
+/* Read what the model's name asks for into q->in. 0; 1: nobody has this name, and *ret_fault says which are known, in
+ * words that last until the next call; 2: the engine has not told its own name yet. */
 int model_resolve(struct request *q, struct request_error *ret_fault);
 void metrics_request(struct router *r, const struct request *q, uint64_t latency_usec);

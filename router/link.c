@@ -1,5 +1,6 @@
-/* A worker's socket in the loop: frames in through a frame_reader, frames out through a bufferevent, a ping each second.
- * A worker that says nonsense, or does not read what it was sent, is hung up on: its supervisor starts another. */
+/* A worker's socket in the loop: frames in through a frame_reader, frames out through a bufferevent, a ping each
+ * second. A worker that says nonsense, or does not read what it was sent, is hung up on: its supervisor starts
+ * another. */
 #include <errno.h>
 #include <string.h>
 #include <event2/buffer.h>
@@ -26,7 +27,8 @@ static void link_down(struct link *l)
     l->on_down(l->router, false);
 }
 
-/* Hand on every whole frame. A handler may close the link, or attach another worker; then what is left is not looked at. */
+/* Hand on every whole frame. A handler may close the link, or attach another worker; then what is left is not looked
+ * at. */
 static int frames_take(struct link *l, const struct bufferevent *bev)
 {
     struct frame f;

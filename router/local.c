@@ -1,9 +1,9 @@
 /* The local tier: requests stand in one line, in order of arrival, for a session of the engine worker. A run that was
  * abandoned keeps its session until the engine has answered for it.
  *
- * An engine that is not ready is expected within a grace period, counted from the start or from the moment it was lost, and
- * requests wait for it in the line. When the grace is over, or the engine says that it cannot run, the tier is down, and
- * requests are told so at once until an engine is ready again. */
+ * An engine that is not ready is expected within a grace period, counted from the start or from the moment it was
+ * lost, and requests wait for it in the line. When the grace is over, or the engine says that it cannot run, the tier
+ * is down, and requests are told so at once until an engine is ready again. */
 #include <errno.h>
 #include <string.h>
 #include "base/clock.h"
@@ -15,7 +15,7 @@
 #define MEAN_WEIGHT 0.2                /* of the newest run in the mean */
 #define LOGPROB_MIN (-9999.0)          /* JSON knows no infinity; OpenAI writes this */
 
-/* ---- The line and the runs ------------------------------------------------------------------------------------------- */
+/* ---- The line and the runs --------------------------------------------------------------------------------------- */
 static unsigned session_limit(const struct router *r)
 {
     int64_t sessions = 1;
@@ -78,7 +78,7 @@ static void pump(struct router *r)
     while (session_free(r) && (q = TAILQ_FIRST(&r->local.line))) {
         line_remove(q);
         if (run_start(q) < 0) {
-            run_fail(q, "engine-order", "engine_failed", "the request could not be handed to the local model; try again");
+            run_fail(q, "engine-order", "engine_failed", "the local model could not be asked; try again");
             request_run(q);
         }
     }
@@ -142,7 +142,7 @@ unsigned local_retry_after_sec(const struct router *r)
     return (unsigned)MIN(MAX(ceil(sec), 1.0), 60.0);
 }
 
-/* ---- What the engine says -------------------------------------------------------------------------------------------- */
+/* ---- What the engine says ---------------------------------------------------------------------------------------- */
 static int on_ready(struct router *r, const struct frame *f)
 {
     cleanup(json_decrefp) json_t *info = json_parse(f->data, f->len, NULL);
@@ -339,7 +339,7 @@ static void on_grace_over(evutil_socket_t fd, short what, void *arg)
     line_dismiss(arg);
 }
 
-/* ---- The tier --------------------------------------------------------------------------------------------------------- */
+/* ---- The tier ---------------------------------------------------------------------------------------------------- */
 void local_init(struct router *r)
 {
     struct local *l = &r->local;

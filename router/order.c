@@ -37,7 +37,7 @@ int order_check(struct order *ret, const struct egress_config *config, const uin
                 struct err *err)
 {
     cleanup(json_decrefp) json_t *j = NULL;
-    const char *name, *label_text, *sha256;
+    const char *name, *label_text, *sha256, *id;
     struct order o;
     enum label label;
     char host[512];
@@ -56,6 +56,9 @@ int order_check(struct order *ret, const struct egress_config *config, const uin
         json_read_string(j, "body_sha256", &sha256, NULL) != 1 ||
         json_read_int(j, "deadline_msec", 1, MAX_DEADLINE_MSEC, &o.deadline_msec, NULL) != 1)
         return err_set(err, -EPERM, "the order is incomplete");
+
+    snprintf(o.request_id, sizeof(o.request_id), "%s",
+             json_read_string(j, "request_id", &id, NULL) == 1 && id_valid(id) ? id : "");
 
     o.endpoint = endpoint_find(config, name);
     if (!o.endpoint)

@@ -1,6 +1,7 @@
 /* What egress checks before anything leaves. */
 #pragma once
 
+#include "base/id.h"
 #include "router/egress.h"
 
 struct order {
@@ -8,6 +9,7 @@ struct order {
     int64_t deadline_msec;
     const uint8_t *body;                     /* in the payload */
     size_t body_len;
+    char request_id[ID_BYTES];               /* "" when the order names none */
 };
 
 /* Hold EGRESS_START's payload against our own configuration: the endpoint exists and has a URL we would connect to,

@@ -1,18 +1,18 @@
-/* The life of a request, as one table of steps. request_start() admits it: a configuration to keep, a place in the store, a
- * deadline. From then on request_run() calls the step it is at, which does what can be done now and names the next one, or
- * says STEP_WAIT; whatever happens to the request (a frame, a durable row, a timer) calls request_run() again.
+/* The life of a request, as one table of steps. request_start() admits it: a configuration to keep, a place in the
+ * store, a deadline. From then on request_run() calls the step it is at, which does what can be done now and names the
+ * next one, or says STEP_WAIT; whatever happens to the request (a frame, a durable row, a timer) calls request_run()
+ * again.
  *
- *   MODEL -> LABEL -> DECIDE -> LOCAL -----------> ANSWER -> RELEASE -> RECORD -> DONE
- *                     ^  |  `-> CLOUD -> SEND ------^ | ^
- *                     |  |       ^                    | |
- *                     |  |       `-- BACKOFF <-.      | |
- *                     |  `--- (none) -> RECORD  |     | |
- *                     `------------------ FALLBACK <--' |
- *                     `--------- judged ----------------'
+ *                      .--> LOCAL ------------.
+ *   MODEL -> LABEL -> DECIDE --> CLOUD -> SEND -> ANSWER -> RELEASE -> RECORD -> DONE
+ *                      ^ ^         ^              |    |                 ^
+ *                      | |      BACKOFF <-- FALLBACK   |                 `-- from anywhere, once it is over
+ *                      | `-------------------'         |
+ *                      `------------- to be judged ----'
  *
- * Three rules hold everywhere. No byte is released while a row appended for the request is not durable. A body is ordered out
- * by cloud_send() alone, called by do_send() alone, when its egress row is durable. And `outcome`, once set by anything (a
- * cancel, the deadline, a refusal), takes the request to RECORD, which tells the sink exactly once. */
+ * Three rules hold everywhere. No byte is released while a row appended for the request is not durable. A body is
+ * ordered out by cloud_send() alone, called by do_send() alone, when its egress row is durable. And `outcome`, once
+ * anything has set it (a cancel, the deadline, a refusal), takes the request to RECORD, which tells the sink once. */
 #include <assert.h>
 #include <errno.h>
 #include <string.h>
@@ -24,8 +24,8 @@
 #define LOG_EVERY_USEC (10 * USEC_PER_SEC)
 
 typedef enum step step_fn(struct request *q);
-static step_fn do_model, do_label, do_decide, do_local, do_cloud, do_send, do_answer, do_fallback, do_backoff, do_release,
-               do_record;
+static step_fn do_model, do_label, do_decide, do_local, do_cloud, do_send, do_answer, do_fallback, do_backoff,
+               do_release, do_record;
 
 static step_fn *const steps[] = {
     [STEP_MODEL]    = do_model,     /* what the model's name asks for, once the engine has told its own             */
@@ -40,6 +40,22 @@ static step_fn *const steps[] = {
     [STEP_RELEASE]  = do_release,   /* the answer is whole and stands: every row durable: the rest of it             */
     [STEP_RECORD]   = do_record,    /* the last attempt's row, the outcome row; the sink's end or fail               */
 };
+
+/* What the client is told when nothing answers, as far as it does not depend on the request. */
+#define FAULT(name, status, kind, words, retry) \
+    static const struct request_error name = {                                                                     \
+        .http_status = status, .type = kind, .code = #name, .message = words, .retry_after_sec = retry,            \
+    }
+FAULT(draining, 503, "server_error", "the server is stopping; try again", 1);
+FAULT(out_of_memory, 503, "server_error", "out of memory; try again", 1);
+FAULT(audit_queue_full, 503, "server_error", "too many requests in flight; try again", 1);
+FAULT(audit_unavailable, 503, "server_error", "the audit record cannot be written; try again later", 5);
+FAULT(engine_busy, 503, "server_error", "too many requests wait for the local model; try again later", 1);
+FAULT(engine_down, 503, "server_error", "the local model is not running, and nothing else may answer this request", 5);
+FAULT(engine_lost, 500, "engine_error", "the local model stopped before the answer was complete", 0);
+FAULT(cloud_unavailable, 503, "server_error", "only a cloud may answer this request, and none can be reached now", 5);
+FAULT(upstream_cut, 502, "upstream_error", "the cloud stopped before the answer was complete", 0);
+FAULT(deadline_exceeded, 504, "timeout_error", "the request's time is over; allow it more, or ask for less", 0);
 
 void request_run(struct request *q)
 {
@@ -88,7 +104,7 @@ static enum step refuse(struct request *q)
     return STEP_RECORD;
 }
 
-/* ---- Rows -------------------------------------------------------------------------------------------------------------- */
+/* ---- Rows -------------------------------------------------------------------------------------------------------- */
 
 /* Without a record nothing goes to a cloud; whether the local tier may still answer is configured. */
 static void row_lost(struct request *q)
@@ -105,7 +121,7 @@ static void row_lost(struct request *q)
                   q->config->audit_or_refuse ? ", requests are refused" : ", local answers go unrecorded");
     }
     if (q->config->audit_or_refuse && !q->begun && !q->outcome) {
-        request_fault(q, 503, "server_error", "audit_unavailable", "the audit record cannot be written; try again later", 5);
+        q->fault = audit_unavailable;
         refuse(q);
     }
 }
@@ -148,7 +164,7 @@ static void decision_row(struct request *q)
     }});
 }
 
-/* ---- The steps ------------------------------------------------------------------------------------------------------------ */
+/* ---- The steps --------------------------------------------------------------------------------------------------- */
 static enum step do_model(struct request *q)
 {
     switch (model_resolve(q, &q->fault)) {
@@ -163,20 +179,20 @@ static enum step do_model(struct request *q)
 
 static enum step do_label(struct request *q)
 {
-    struct label_result l = policy_label(q->config->policy.default_label, q->asked.has_key_label ? &q->asked.key_label : NULL,
-                                         q->asked.label);
+    struct label_result l = policy_label(q->config->policy.default_label,
+                                         q->asked.has_key_label ? &q->asked.key_label : NULL, q->asked.label);
     cleanup(freep) char *prompt = json_canonical(q->chat->messages);
     struct store_record row = {.kind = STORE_REQUEST, .request = {
         .dialect = q->asked.dialect, .key = q->asked.key, .peer = q->asked.peer, .mode = mode_name(q->in.mode),
         .model_asked = q->chat->model, .label = label_name(l.label), .label_source = label_source_name(l.source),
         .policy_digest = q->config->policy_digest, .model_digest = local_digest(q->router),
-        .n_messages = (uint32_t)json_array_size(q->chat->messages), .content_bytes = chat_content_bytes(q->chat->messages),
-        .stream = q->chat->stream,
+        .n_messages = (uint32_t)json_array_size(q->chat->messages),
+        .content_bytes = chat_content_bytes(q->chat->messages), .stream = q->chat->stream,
     }};
 
     if (!prompt || !HMAC(EVP_sha256(), q->router->digest_key, sizeof(q->router->digest_key), (const uint8_t *)prompt,
                          strlen(prompt), row.request.prompt_digest, NULL)) {
-        request_fault(q, 503, "server_error", "out_of_memory", NULL, 1);
+        q->fault = out_of_memory;
         return refuse(q);
     }
     q->in.label = l.label;
@@ -203,7 +219,7 @@ static void input_refresh(struct request *q)
 static enum step decided_local(struct request *q)
 {
     switch (q->stage) {
-    case STAGE_STREAM:              /* good enough so far; a stream is let go, a whole answer is judged again at its end */
+    case STAGE_STREAM:              /* good so far: a stream is let go, a whole answer is judged again at its end */
         q->judged = true;
         q->hold = !q->chat->stream;
         return STEP_ANSWER;
@@ -238,7 +254,7 @@ static enum step decided_cloud(struct request *q)
     return STEP_CLOUD;
 }
 
-/* Nothing may answer: is that so for good, or only now? A refusal for good is never a 5xx, which clients would repeat. */
+/* Nothing may answer: for good, or only now? A refusal for good is never a 5xx, which clients would repeat. */
 static void none_fault(struct request *q)
 {
     const struct policy_decision *d = &q->decision;
@@ -247,14 +263,12 @@ static void none_fault(struct request *q)
         switch (d->candidates[i].rejected) {
         case REASON_REJ_LOCAL_DOWN:
         case REASON_REJ_LOCAL_TRIED:
-            request_fault(q, 503, "server_error", "engine_down", "the local model is not running and nothing else may answer "
-                          "this request; see the daemon's log", 5);
+            q->fault = engine_down;
             return;
         case REASON_REJ_BREAKER:
         case REASON_REJ_OFFLINE:
         case REASON_REJ_TRIED:
-            request_fault(q, 503, "server_error", "cloud_unavailable", "only a cloud may answer this request and none can be "
-                          "reached now; try again later", 5);
+            q->fault = cloud_unavailable;
             return;
         default:
             break;
@@ -305,9 +319,9 @@ static enum step do_local(struct request *q)
         return STEP_ANSWER;
 
     q->attempt.state = ATTEMPT_NONE;          /* nothing was tried */
+    q->fault = r == LOCAL_E_BUSY ? engine_busy : engine_down;
     if (r == LOCAL_E_BUSY)
-        request_fault(q, 503, "server_error", "engine_busy", "too many requests wait for the local model; try again later",
-                      local_retry_after_sec(q->router));
+        q->fault.retry_after_sec = local_retry_after_sec(q->router);
     q->stage = STAGE_LOCAL_FAILED;
     return STEP_DECIDE;
 }
@@ -328,7 +342,7 @@ static enum step do_cloud(struct request *q)
         return STEP_SEND;
     cloud_stop(q);
     attempt_fail(q, r == -EMSGSIZE ? "too-large" : "prepare");
-    request_fault(q, 503, "server_error", "cloud_unavailable", "the request could not be made ready for the cloud", 1);
+    q->fault = cloud_unavailable;
     return STEP_FALLBACK;
 }
 
@@ -340,8 +354,7 @@ static enum step do_send(struct request *q)
         return STEP_ANSWER;
     cloud_stop(q);
     attempt_fail(q, q->rows_lost ? "audit" : "egress-lost");
-    request_fault(q, 503, "server_error", "cloud_unavailable", "only a cloud may answer this request and none can be reached "
-                  "now; try again later", 1);
+    q->fault = cloud_unavailable;
     return STEP_FALLBACK;
 }
 
@@ -374,10 +387,7 @@ static enum step do_answer(struct request *q)
     if (!q->begun)
         return STEP_FALLBACK;
     /* Tiers are never spliced. */
-    if (local)
-        request_fault(q, 500, "engine_error", "engine_lost", "the local model stopped before the answer was complete", 0);
-    else
-        request_fault(q, 502, "upstream_error", "upstream_cut", "the cloud stopped before the answer was complete", 0);
+    q->fault = local ? engine_lost : upstream_cut;
     return refuse(q);
 }
 
@@ -429,8 +439,9 @@ static enum step do_record(struct request *q)
         .outcome = q->outcome, .route = route_name(d->route), .endpoint = request_endpoint(q, d->endpoint),
         .model = request_model(q, d->route, d->endpoint), .finish = answered ? q->answer.finish : NULL,
         .error = answered ? NULL : q->fault.code, .http_status = answered || q->begun ? 200 : q->fault.http_status,
-        .tokens_in = q->answer.tokens_in, .tokens_out = q->answer.tokens_out, .cost_microusd = (int64_t)q->cost_microusd,
-        .first_token_usec = q->first_token_usec, .latency_usec = latency, .confidence = request_confidence(q),
+        .tokens_in = q->answer.tokens_in, .tokens_out = q->answer.tokens_out,
+        .cost_microusd = (int64_t)q->cost_microusd, .first_token_usec = q->first_token_usec, .latency_usec = latency,
+        .confidence = request_confidence(q),
     }});
     metrics_request(q->router, q, latency);
     event_del(&q->deadline);
@@ -444,7 +455,7 @@ static enum step do_record(struct request *q)
     return STEP_DONE;
 }
 
-/* ---- The front's side -------------------------------------------------------------------------------------------------- */
+/* ---- The front's side -------------------------------------------------------------------------------------------- */
 static void request_free(struct request *q)
 {
     struct router *r = q->router;
@@ -477,7 +488,7 @@ static void on_deadline(evutil_socket_t fd, short what, void *arg)
 {
     struct request *q = arg;
 
-    request_fault(q, 504, "timeout_error", "deadline_exceeded", "the request's time is over; allow it more, or ask for less", 0);
+    q->fault = deadline_exceeded;
     refuse(q);
     request_run(q);
 }
@@ -490,11 +501,11 @@ static int admit(struct request *q, struct request_error *ret_error)
 
     q->place = !r->draining && full == 0;
     if (r->draining)
-        request_fault(q, 503, "server_error", "draining", "the server is stopping; try again", 1);
+        q->fault = draining;
     else if (full == STORE_E_FULL)
-        request_fault(q, 503, "server_error", "audit_queue_full", "too many requests in flight; try again", 1);
+        q->fault = audit_queue_full;
     else if (full && q->config->audit_or_refuse)
-        request_fault(q, 503, "server_error", "audit_unavailable", "the audit record cannot be written; try again later", 5);
+        q->fault = audit_unavailable;
     else if (full)
         row_lost(q);
     if (!q->fault.code)

@@ -133,7 +133,7 @@ const char *router_engine_failure(const struct router *r)
     return r->local.failure;
 }
 
-/* ---- What a model's name means ------------------------------------------------------------------------------------------- */
+/* ---- What a model's name means ----------------------------------------------------------------------------------- */
 static bool is_one_of(const char *name, const char *const *words, size_t n)
 {
     for (size_t i = 0; i < n; i++)
@@ -160,9 +160,11 @@ static void unknown_fault(struct request *q, struct request_error *ret_fault)
     at += (size_t)snprintf(r->words, sizeof(r->words), "model: no model has this name; known are auto, local%s%s",
                            local ? ", " : "", local ? local : "");
     for (size_t i = 0; i < c->n_endpoints && at < sizeof(r->words); i++)
-        at += (size_t)snprintf(r->words + at, sizeof(r->words) - at, "%s, %s", i ? "" : ", cloud", c->endpoints[i].name);
+        at += (size_t)snprintf(r->words + at, sizeof(r->words) - at, "%s, %s", i ? "" : ", cloud",
+                               c->endpoints[i].name);
     *ret_fault = (struct request_error) {
-        .http_status = 404, .type = "invalid_request_error", .code = "model_not_found", .message = r->words, .param = "model",
+        .http_status = 404, .type = "invalid_request_error", .code = "model_not_found", .message = r->words,
+        .param = "model",
     };
 }
 
@@ -192,7 +194,7 @@ int model_resolve(struct request *q, struct request_error *ret_fault)
     return 0;
 }
 
-/* ---- Numbers ------------------------------------------------------------------------------------------------------------- */
+/* ---- Numbers ----------------------------------------------------------------------------------------------------- */
 const uint64_t router_latency_bounds_usec[12] = {
     5000, 20000, 50000, 100000, 250000, 500000, 1000000, 2500000, 5000000, 15000000, 120000000, UINT64_MAX,
 };
@@ -277,9 +279,10 @@ static json_t *endpoints_json(const struct router *r)
         char host[sizeof(e->url)] = "";
 
         endpoint_host(host, sizeof(host), e->url, NULL);
-        json_array_append_new(all, json_pack("{s:s,s:s,s:s,s:s,s:o,s:s}", "name", e->policy.name, "model", e->policy.model,
-                                             "host", host, "region", e->policy.region, "labels", labels_json(e->policy.labels),
-                                             "breaker", breaker_state_name(b ? b->state : BREAKER_CLOSED)));
+        json_array_append_new(all, json_pack(
+            "{s:s,s:s,s:s,s:s,s:o,s:s}", "name", e->policy.name, "model", e->policy.model, "host", host, "region",
+            e->policy.region, "labels", labels_json(e->policy.labels), "breaker",
+            breaker_state_name(b ? b->state : BREAKER_CLOSED)));
     }
     return all;
 }

@@ -48,7 +48,7 @@ def test_client_leaves_during_cloud_answer():
                 assert b"200" in s.recv(200)
             s.close()
             left = time.monotonic()
-            wait_for("the upstream connection to close", lambda: any("closed" in e for e in stub.entries()), 2, every=0.002)
+            wait_for("the upstream connection to close", lambda: any(e["event"] == "closed" for e in stub.entries()), 2, every=0.002)
             assert time.monotonic() - left < 0.1 * PATIENCE + 0.05
             wait_for("the row", lambda: d.sql("SELECT 1 FROM decisions_v WHERE outcome = 'cancelled'"))
 

@@ -110,7 +110,7 @@ def test_ternctl():
         assert "Paris" in p.stdout and "[local" in p.stderr
         assert json.loads(d.ctl("--json", "ask", "what is 1 + 1").stdout)["route"] == "local"
         assert "tern-nano" in d.ctl("status").stdout
-        p = d.ctl("chat", input="what is the capital of spain\nwhat is 3 + 4\n")
+        p = d.ctl("chat", input="what is the capital of spain\n/new\nwhat is 3 + 4\n")
         assert "Madrid" in p.stdout and "7" in p.stdout
         wait_for("four outcomes", lambda: len(d.sql("SELECT 1 FROM decisions_v WHERE outcome != 'lost'")) == 4)
         assert len(d.ctl("log").stdout.splitlines()) == 5
@@ -121,8 +121,8 @@ def test_ternctl():
         assert "requests   4" in d.ctl("stats").stdout
         assert d.ctl("why", "nonsense", check=False).returncode == 1
         assert d.ctl("frobnicate", check=False).returncode == 2
-        p = subprocess.run([TERNCTL, "--socket", d.sock, "ask", "what is 5 + 5"], capture_output=True, text=True)
-        assert p.returncode == 0 and "10" in p.stdout, p.stderr
+        p = subprocess.run([TERNCTL, "--socket", d.sock, "ask", "what is 6 + 5"], capture_output=True, text=True)
+        assert p.returncode == 0 and "11" in p.stdout, p.stderr
         for verb in ("ask", "chat", "status", "log", "why", "stats"):
             assert "Usage: ternctl " + verb in d.ctl(verb, "--help").stdout
     p = subprocess.run([TERNCTL, "--url", f"http://127.0.0.1:{free_port()}", "status"], capture_output=True, text=True)
