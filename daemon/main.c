@@ -20,6 +20,7 @@
 #define EXIT_USAGE 2
 #define EXIT_BAD_CONFIG 78                       /* EX_CONFIG; systemd shows it as 78/CONFIG */
 #define DRAIN_USEC (20 * USEC_PER_SEC)
+#define SETTLE_USEC (2 * USEC_PER_SEC)           /* for the last records of requests that are cut off */
 #define HOPELESS_RESTARTS 3                      /* of an engine that never got ready */
 #define MAX_SETS 256
 
@@ -119,11 +120,15 @@ static void on_reloaded(struct mail *m)
     struct front *f = (struct front *)((char *)m - offsetof(struct front, reload.mail));
 
     f->reload.running = false;
+    if (f->d.draining) {
+        config_unref(TAKE(f->reload.config));
+        return;
+    }
     f->kept_old = f->reload.result < 0;
     if (f->kept_old)
         log_error("configuration not reloaded: %s", f->reload.err.msg);
     else
-        apply_config(f, f->reload.config);
+        apply_config(f, TAKE(f->reload.config));
     update_status(f);
     if (f->ready)
         notify_ready(&f->d);
@@ -288,9 +293,25 @@ static void drop_event(struct event **e)
         event_free(TAKE(*e));
 }
 
+/* Requests that were cut off still have their outcome to record. */
+static bool settle(struct front *f)
+{
+    uint64_t until = clock_usec() + SETTLE_USEC;
+
+    while (!router_idle(f->d.router) && clock_usec() < until)
+        event_base_loop(f->d.base, EVLOOP_ONCE);
+    return router_idle(f->d.router);
+}
+
 static void front_end(struct front *f)
 {
+    f->d.draining = true;
+    drop_event(&f->drain);
     http_free(TAKE(f->d.http));
+    if (f->d.router && !settle(f)) {
+        log_error("requests cannot be ended: leaving them as they are");
+        f->d.router = NULL;
+    }
     supervisor_free(TAKE(f->d.supervisor));
     router_free(TAKE(f->d.router));
     store_close(TAKE(f->d.store));
@@ -300,7 +321,6 @@ static void front_end(struct front *f)
     listen_unlink(f->listeners, f->n_listeners);
     drop_event(&f->mail);
     drop_event(&f->tick);
-    drop_event(&f->drain);
     drop_event(&f->watchdog);
     for (size_t i = 0; i < ARRAY_SIZE(f->signals); i++)
         drop_event(&f->signals[i]);
