@@ -688,6 +688,11 @@ static long rss_kib(pid_t pid)
 /* A front that does not read: three floods of 25 MB stop, memory stays, and later every event is there. */
 Test(egress, front_does_not_read)
 {
+#ifdef __SANITIZE_ADDRESS__   /* which holds freed memory back */
+    const long limit_kib = 256 * 1024;
+#else
+    const long limit_kib = 20 * 1024;
+#endif
     struct answer a[3] = {0};
     struct rig r;
     long before;
@@ -700,8 +705,12 @@ Test(egress, front_does_not_read)
         buf_init(&a[i].text, 256u << 20);
         start(&r, i + 1, "stub", "public", "flood-20000", "x", 60000);
     }
-    cr_assert_eq(log_count(&r, "answered", NULL, 1, 3000), 0, "upstream was stopped");
-    cr_assert_lt(rss_kib(r.worker) - before, 32 * 1024, "%ld KiB more", rss_kib(r.worker) - before);
+    for (long last = 0, now = before; now > last; usleep(1000000)) {   /* until it grows no more */
+        last = now;
+        now = rss_kib(r.worker);
+        cr_assert_lt(now - before, limit_kib, "%ld KiB more", now - before);
+    }
+    cr_assert_eq(log_count(&r, "answered", NULL, 0, 0), 0, "upstream was stopped");
 
     while (!a[0].end || !a[1].end || !a[2].end)
         cr_assert(answers_take(&r, a, 3, 5000));
