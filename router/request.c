@@ -13,8 +13,8 @@
  * Three rules hold everywhere. No byte is released while a row appended for the request is not durable. A body is
  * ordered out by cloud_send() alone, called by do_send() alone, when its egress row is durable. And `outcome`, once
  * anything has set it (a cancel, the deadline, a refusal), takes the request to RECORD, which tells the sink once. */
-#include <assert.h>
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 #include <openssl/hmac.h>
 #include "base/clock.h"

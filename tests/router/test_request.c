@@ -6,7 +6,8 @@
 #define OUTCOME "SELECT outcome FROM outcome WHERE request_id = ?"
 #define ATTEMPTS "SELECT group_concat(tier || ':' || result || coalesce(':' || error, ''), ' ') FROM" \
                  " (SELECT * FROM attempt WHERE request_id = ? ORDER BY seq)"
-#define STAGES "SELECT group_concat(stage || ':' || route, ' ') FROM (SELECT * FROM decision WHERE request_id = ? ORDER BY seq)"
+#define STAGES "SELECT group_concat(stage || ':' || route, ' ') FROM" \
+               " (SELECT * FROM decision WHERE request_id = ? ORDER BY seq)"
 
 static struct world w;
 static struct client c;
@@ -46,7 +47,7 @@ static void end(void)
 
 static const struct ask_for stream = {.stream = true}, whole = {0};
 
-/* ---- Local ------------------------------------------------------------------------------------------------------------- */
+/* ---- Local ------------------------------------------------------------------------------------------------------- */
 Test(local, answer_whole)
 {
     world_init(&w, NULL);
@@ -124,7 +125,7 @@ Test(local, line_is_in_order_and_bounded)
     WAIT_FOR(&w, w.engine.n_starts == 2);
     cr_expect_eq(w.router->local.n_line, 3);
 
-    /* One leaves while it waits, one while it runs: the next in line moves up when the engine says that the session is free. */
+    /* One leaves while it waits, one while it runs: the next in line moves up when the session is free. */
     request_cancel(all[2].request);
     all[2].request = NULL;
     w.engine_play.stall_at = 0;
@@ -178,7 +179,7 @@ Test(local, too_long_for_the_context)
     end();
 }
 
-/* ---- The engine's deaths ------------------------------------------------------------------------------------------------- */
+/* ---- The engine's deaths ----------------------------------------------------------------------------------------- */
 static unsigned deaths;
 static void die_first(struct world *world)
 {
@@ -281,6 +282,21 @@ Test(engine, one_that_cannot_run_is_down_at_once)
     end();
 }
 
+Test(engine, one_that_does_not_come_is_waited_for_ten_seconds)
+{
+    uint64_t began = clock_usec(), waited;
+
+    world_init(&w, engine_late);
+    ask(&(struct ask_for) {.label = "private"});
+    waited = clock_usec() - began;
+    cr_expect(waited > 9 * USEC_PER_SEC && waited < 15 * USEC_PER_SEC);
+    cr_expect_str_eq(c.code, "engine_down");
+    ask(&(struct ask_for) {.label = "private"});
+    cr_expect_lt(clock_usec() - began, waited + 3 * USEC_PER_SEC, "later ones do not wait");
+    cr_expect_eq(c.http_status, 503);
+    end();
+}
+
 Test(engine, nonsense_is_hung_up_on)
 {
     world_init(&w, NULL);
@@ -292,7 +308,7 @@ Test(engine, nonsense_is_hung_up_on)
     end();
 }
 
-/* ---- Cloud --------------------------------------------------------------------------------------------------------------- */
+/* ---- Cloud ------------------------------------------------------------------------------------------------------- */
 Test(cloud, unsure_in_the_window)
 {
     const char *sql = "SELECT bytes FROM egress WHERE request_id = ?";
@@ -489,7 +505,9 @@ Test(cloud, cut_after_the_first_byte_is_an_error_event)
 
 Test(cloud, cut_before_a_byte_is_released_falls_back)
 {
-    static const struct cloud_play cuts[] = {{.n_chunks = 50, .cut_at = 20}, {.error_event_at = 1}, {.empty = true}, {.die_at = 1}};
+    static const struct cloud_play cuts[] = {
+        {.n_chunks = 50, .cut_at = 20}, {.error_event_at = 1}, {.empty = true}, {.die_at = 1},
+    };
 
     world_init(&w, NULL);
     for (size_t i = 0; i < ARRAY_SIZE(cuts); i++) {
@@ -518,15 +536,43 @@ Test(cloud, next_endpoint)
     router_set_config(w.router, w.config);
     w.cloud_play = (struct cloud_play) {.result = "failed", .error = EGRESS_ERR_KEY};
     ask(&(struct ask_for) {.mode = "cloud-only"});
-    expect_text("SELECT group_concat(endpoint, ' ') FROM (SELECT * FROM attempt WHERE request_id = ? ORDER BY seq)", "acme backup");
+    expect_text("SELECT group_concat(endpoint, ' ') FROM (SELECT * FROM attempt WHERE request_id = ? ORDER BY seq)",
+                "acme backup");
     cr_expect_eq(c.http_status, 502);
     end();
 }
 
-/* ---- What must stay ---------------------------------------------------------------------------------------------------- */
+Test(router, status_and_metrics)
+{
+    cleanup(json_decrefp) json_t *status = NULL;
+    const char *model, *host, *breaker, *mode;
+    const struct router_metrics *m;
+    int ready, waiting, in_flight;
+
+    world_init(&w, NULL);
+    ask(&stream);
+    status = router_status(w.router);
+    cr_assert_eq(json_unpack(status, "{s:{s:b,s:s,s:i},s:[{s:s,s:s}],s:{s:s},s:i}", "engine", "ready", &ready, "model", &model,
+                             "waiting", &waiting, "endpoints", "host", &host, "breaker", &breaker, "policy", "mode", &mode,
+                             "in_flight", &in_flight), 0);
+    cr_expect(ready && waiting == 0 && in_flight == 0);
+    cr_expect_str_eq(model, "tern-nano");
+    cr_expect_str_eq(host, "api.acme.test:443");
+    cr_expect_str_eq(breaker, "closed");
+    cr_expect_str_eq(mode, "auto");
+    m = router_metrics(w.router);
+    cr_expect(m->requests == 1 && m->outcomes_ok == 1 && m->route_local == 1 && m->tokens_out_local == 6);
+    cr_expect(m->latency_count[0] == 1 && m->first_token_count[0] == 1 && m->reasons[REASON_CONFIDENT] == 1);
+    cr_expect_lt(clock_usec() - router_engine_beat_usec(w.router), 5 * USEC_PER_SEC);
+    end();
+}
+
+/* ---- What must stay ---------------------------------------------------------------------------------------------- */
 Test(privacy, configured_local_only_and_offline_win)
 {
-    static const struct ask_for asks[] = {{.mode = "cloud-only"}, {.model = "acme"}, {.model = "cloud"}, {.mode = "auto"}};
+    static const struct ask_for asks[] = {
+        {.mode = "cloud-only"}, {.model = "acme"}, {.model = "cloud"}, {.mode = "auto"},
+    };
 
     world_init(&w, NULL);
     w.engine_play.logprob = UNSURE;
@@ -561,7 +607,7 @@ Test(privacy, private_stays)
     end();
 }
 
-/* ---- Clients ------------------------------------------------------------------------------------------------------------ */
+/* ---- Clients ----------------------------------------------------------------------------------------------------- */
 Test(client, leaves_while_local_and_while_cloud)
 {
     world_init(&w, NULL);
@@ -691,7 +737,7 @@ Test(client, unknown_model_while_the_engine_starts)
     end();
 }
 
-/* ---- The record fails ----------------------------------------------------------------------------------------------------- */
+/* ---- The record fails -------------------------------------------------------------------------------------------- */
 static void database_away(bool away)
 {
     char other[128];
@@ -736,17 +782,26 @@ Test(audit, no_record_no_cloud_but_local_where_that_is_configured)
     cr_expect_eq(w.egress.n_starts, 1);
     database_away(false);
     WAIT_FOR(&w, store_healthy(w.store));
+
+    /* The fault shows while the body waits for its row. */
+    database_away(true);
+    ask(&(struct ask_for) {.model = "acme"});
+    cr_expect_str_eq(c.code, "cloud_unavailable");
+    cr_expect_eq(w.egress.n_starts, 1);
+    database_away(false);
+    WAIT_FOR(&w, store_healthy(w.store));
     end();
 }
 
-/* ---- Random lives ---------------------------------------------------------------------------------------------------------- */
+/* ---- Random lives ------------------------------------------------------------------------------------------------ */
 static void choose_any(struct world *world)
 {
     static const char *const errors[] = {EGRESS_ERR_CONNECT, EGRESS_ERR_HTTP, EGRESS_ERR_TIMEOUT, EGRESS_ERR_TLS};
     struct engine_play *e = &world->engine_play;
     struct cloud_play *p = &world->cloud_play;
 
-    *e = (struct engine_play) {.n_tokens = (unsigned)world_random(world, 12), .logprob = world_random(world, 2) ? SURE : UNSURE};
+    *e = (struct engine_play) {.n_tokens = (unsigned)world_random(world, 12),
+                               .logprob = world_random(world, 2) ? SURE : UNSURE};
     switch (world_random(world, 12)) {
     case 0: e->stall_at = world_random(world, 8) ? 0 : 1 + (unsigned)world_random(world, 8); break;
     case 1: e->error_at = 1 + (unsigned)world_random(world, 8); break;
@@ -799,7 +854,8 @@ Test(random, lives, .timeout = 300)
                                   .pause_at = world_random(&w, 6) ? 0 : 1 + (unsigned)world_random(&w, 4)};
             n_started++;
             if (client_start(l, &w, &(struct ask_for) {
-                    .label = labels[world_random(&w, ARRAY_SIZE(labels))], .model = models[world_random(&w, ARRAY_SIZE(models))],
+                    .label = labels[world_random(&w, ARRAY_SIZE(labels))],
+                    .model = models[world_random(&w, ARRAY_SIZE(models))],
                     .mode = modes[world_random(&w, ARRAY_SIZE(modes))], .stream = world_random(&w, 2),
                     .logprobs = world_random(&w, 4) == 0, .deadline_usec = 20000 + world_random(&w, 400000)}) != 0) {
                 n_over++;
@@ -841,7 +897,7 @@ Test(random, lives, .timeout = 300)
                                  " WHERE r.label NOT IN ('public', 'internal')", NULL), 0);
     cr_expect_leq(w.egress.n_starts, world_count(&w, "SELECT count(*) FROM egress", NULL));
     cr_expect_eq(world_count(&w, "SELECT count(*) FROM attempts_v WHERE result = 'lost'", NULL), 0);
-    printf("%d lives: %u told, %u left, %u refused at once, %u runs, %u calls, engine lost %u times, egress %u\n", LIVES, n_told,
+    printf("%d lives: %u told, %u left, %u refused, %u runs, %u calls, engine lost %u times, egress %u\n", LIVES, n_told,
            n_left, n_refused, w.engine.n_starts, w.egress.n_starts, w.n_downs[true], w.n_downs[false]);
     for (size_t i = 0; i < AT_ONCE; i++)
         client_done(&lives[i]);

@@ -8,7 +8,9 @@
 #include <event2/buffer.h>
 #include "world.h"
 
-/* ---- The auditor ------------------------------------------------------------------------------------------------------- */
+#define USAGE "\"usage\":{\"prompt_tokens\":10,\"completion_tokens\":4}"
+
+/* ---- The auditor ------------------------------------------------------------------------------------------------- */
 int64_t world_count(struct world *w, const char *sql, const char *id)
 {
     sqlite3_stmt *s;
@@ -39,7 +41,7 @@ char *world_text(struct world *w, const char *sql, const char *id)
     return copy;
 }
 
-/* A body with this digest may leave: its rows are durable, its label is one that may leave, and a decision said cloud. */
+/* A body with this digest may leave: its rows are durable, its label may leave, and the decision said cloud. */
 static void audit_body(struct world *w, const char *hex, size_t bytes)
 {
     char *sql = sqlite3_mprintf(
@@ -60,7 +62,7 @@ uint64_t world_random(struct world *w, uint64_t below)
     return w->seed % below;
 }
 
-/* ---- A worker ------------------------------------------------------------------------------------------------------------ */
+/* ---- A worker ---------------------------------------------------------------------------------------------------- */
 static void fake_send(struct fake *f, uint32_t type, uint64_t id, const void *data, size_t len)
 {
     uint8_t header[FRAME_HEADER_BYTES];
@@ -126,7 +128,7 @@ static struct fake_run *run_find(struct fake *f, uint64_t id)
     return NULL;
 }
 
-/* ---- The engine ----------------------------------------------------------------------------------------------------------- */
+/* ---- The engine -------------------------------------------------------------------------------------------------- */
 static void engine_end(struct fake *f, struct fake_run *run, enum engine_finish finish)
 {
     struct engine_end end = {.finish = finish, .n_prompt = 7, .n_tokens = run->step, .decode_usec = 1000};
@@ -202,11 +204,12 @@ static void engine_frame(struct fake *f, const struct frame *frame)
     }
 }
 
-/* ---- Egress ---------------------------------------------------------------------------------------------------------------- */
-static void cloud_end(struct fake *f, struct fake_run *run, const char *result, const char *error, int status, int retry_after)
+/* ---- Egress ------------------------------------------------------------------------------------------------------ */
+static void cloud_end(struct fake *f, struct fake_run *run, const char *result, const char *error, int status,
+                      int retry_after)
 {
-    cleanup(json_decrefp) json_t *j = json_pack("{s:s,s:s*,s:i,s:i}", "result", result, "error", error, "status", status,
-                                                "retry_after_sec", retry_after);
+    cleanup(json_decrefp) json_t *j = json_pack("{s:s,s:s*,s:i,s:i}", "result", result, "error", error, "status",
+                                                status, "retry_after_sec", retry_after);
     cleanup(freep) char *text = json_dumps(j, JSON_COMPACT);
 
     fake_send_text(f, EGRESS_END, run->id, text);
@@ -215,8 +218,9 @@ static void cloud_end(struct fake *f, struct fake_run *run, const char *result, 
 
 static void cloud_whole(struct fake *f, struct fake_run *run)
 {
-    fake_send_text(f, EGRESS_EVENT, run->id, "{\"choices\":[{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":\"cccc\"},"
-                   "\"finish_reason\":\"stop\"}],\"usage\":{\"prompt_tokens\":10,\"completion_tokens\":4}}");
+    fake_send_text(f, EGRESS_EVENT, run->id,
+                   "{\"choices\":[{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":\"cccc\"},"
+                   "\"finish_reason\":\"stop\"}]," USAGE "}");
     cloud_end(f, run, "ok", NULL, 200, 0);
 }
 
@@ -224,7 +228,7 @@ static void cloud_finish(struct fake *f, struct fake_run *run)
 {
     fake_send_text(f, EGRESS_EVENT, run->id, "{\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}");
     if (!run->cloud.no_usage)
-        fake_send_text(f, EGRESS_EVENT, run->id, "{\"choices\":[],\"usage\":{\"prompt_tokens\":10,\"completion_tokens\":4}}");
+        fake_send_text(f, EGRESS_EVENT, run->id, "{\"choices\":[]," USAGE "}");
     fake_send_text(f, EGRESS_EVENT, run->id, "[DONE]");
     cloud_end(f, run, "ok", NULL, 200, 0);
 }
@@ -259,7 +263,8 @@ static bool cloud_step(struct fake *f, struct fake_run *run)
     } else if (run->step == p->n_chunks) {
         cloud_finish(f, run);
     } else {
-        fake_send_text(f, EGRESS_EVENT, run->id, "{\"choices\":[{\"index\":0,\"delta\":{\"content\":\"c\"},\"finish_reason\":null}]}");
+        fake_send_text(f, EGRESS_EVENT, run->id,
+                       "{\"choices\":[{\"index\":0,\"delta\":{\"content\":\"c\"},\"finish_reason\":null}]}");
     }
     run->step++;
     return true;
@@ -325,7 +330,7 @@ static void cloud_frame(struct fake *f, const struct frame *frame)
     }
 }
 
-/* ---- Workers' lives --------------------------------------------------------------------------------------------------------- */
+/* ---- Workers' lives ---------------------------------------------------------------------------------------------- */
 static void on_tick(evutil_socket_t fd, short what, void *arg)
 {
     struct fake *f = arg;
@@ -378,7 +383,8 @@ static void fake_birth(evutil_socket_t fd, short what, void *arg)
     if (f->mute)
         return;
     if (engine)
-        fake_send_text(f, ENGINE_READY, 0, "{\"model\":\"tern-nano\",\"digest\":\"sha256:00\",\"context\":64,\"sessions\":8}");
+        fake_send_text(f, ENGINE_READY, 0,
+                       "{\"model\":\"tern-nano\",\"digest\":\"sha256:00\",\"context\":64,\"sessions\":8}");
     else
         fake_send_text(f, EGRESS_READY, 0, "{\"endpoints\":[]}");
 }
@@ -400,7 +406,7 @@ static void on_worker_down(void *arg, bool engine)
     event_add(&f->birth, &(struct timeval) {.tv_usec = (suseconds_t)f->birth_msec * 1000});
 }
 
-/* ---- The world --------------------------------------------------------------------------------------------------------------- */
+/* ---- The world --------------------------------------------------------------------------------------------------- */
 static void on_mail(evutil_socket_t fd, short what, void *arg)
 {
     mailbox_run(arg);
@@ -495,7 +501,7 @@ void world_spin(struct world *w, unsigned msec)
     }
 }
 
-/* ---- Clients ------------------------------------------------------------------------------------------------------------------ */
+/* ---- Clients ----------------------------------------------------------------------------------------------------- */
 static void keep_meta(struct client *c, const struct request_meta *m)
 {
     cr_assert_str_eq(m->id, c->id);
@@ -577,8 +583,8 @@ int client_start(struct client *c, struct world *w, const struct ask_for *a)
 {
     static const struct request_sink sink = {on_begin, on_delta, on_end, on_fail};
     struct chat_request *chat = chat_request_new();
-    struct request_options o = {.dialect = "openai-chat", .key = "test", .peer = "127.0.0.1", .label = a->label, .mode = a->mode,
-                                .deadline_usec = a->deadline_usec};
+    struct request_options o = {.dialect = "openai-chat", .key = "test", .peer = "127.0.0.1", .label = a->label,
+                                .mode = a->mode, .deadline_usec = a->deadline_usec};
     struct request_error error = {0};
     int r;
 

@@ -1,6 +1,6 @@
-/* A router between two made-up workers, in one loop: the real policy, the real store on a scratch directory, and at the
- * other ends of the sockets an engine and an egress that play what a test tells them. Every START that egress gets and every
- * byte that a client gets is held against the database, read through a connection of its own. */
+/* A router between two made-up workers, in one loop: the real policy, the real store on a scratch directory, and at
+ * the other ends of the sockets an engine and an egress that play what a test tells them. Every START that egress gets
+ * and every byte that a client gets is held against the database, read through a connection of its own. */
 #pragma once
 
 #include <criterion/criterion.h>
@@ -16,19 +16,24 @@
 struct engine_play {
     unsigned n_tokens;
     double logprob, last_logprob;             /* of all tokens; of the last one, 0: the same */
-    unsigned stall_at, die_at, error_at;      /* after so many tokens: say nothing more, exit, fail */
+    unsigned stall_at, die_at, error_at;      /* after so many tokens, less one: say nothing more, exit, fail */
     const char *refuse;                       /* with this code */
 };
 /* What egress does with one call. */
 struct cloud_play {
     unsigned n_chunks;
-    unsigned stall_at, die_at, cut_at, error_event_at, garbage_at;   /* after so many chunks; cut_at 1: before the first */
+    unsigned stall_at, die_at, cut_at, error_event_at, garbage_at;   /* after so many chunks, less one */
     const char *result, *error;               /* END at once, instead of an answer */
     int status, retry_after_sec;
     bool no_usage, whole, empty;              /* whole: a completion that came in one event */
 };
 
-struct fake_run { uint64_t id; unsigned step; bool over; union { struct engine_play engine; struct cloud_play cloud; }; };
+struct fake_run {
+    uint64_t id;
+    unsigned step;
+    bool over;
+    union { struct engine_play engine; struct cloud_play cloud; };
+};
 struct fake {
     struct world *world;
     struct bufferevent *bev;                  /* NULL: dead */
@@ -77,10 +82,10 @@ struct client {
     struct request_result result;
 };
 
-void world_init(struct world *w, void (*configure)(struct world *w));   /* configure: may be NULL, before anything runs */
+void world_init(struct world *w, void (*configure)(struct world *w));   /* NULL, or called before all runs */
 void world_done(struct world *w);                  /* waits until the router is idle */
 void world_spin(struct world *w, unsigned msec);   /* run the loop for a while */
-int64_t world_count(struct world *w, const char *sql, const char *id);  /* the one number of a query; ?1 is id, which may be NULL */
+int64_t world_count(struct world *w, const char *sql, const char *id);  /* the number a query yields; id may be NULL */
 char *world_text(struct world *w, const char *sql, const char *id);     /* the one text, owned by the caller; "" none */
 uint64_t world_random(struct world *w, uint64_t below);
 
