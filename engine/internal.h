@@ -84,7 +84,7 @@ int template_render(enum template_kind kind, const struct tokenizer *t, const js
 
 /* ---- model.c ---------------------------------------------------------------------------------------------------- */
 struct ternary { const uint8_t *w; size_t rows, cols, padded; float scale; };     /* layout A; y = sum * scale * a / 127 */
-struct dense { const void *w; enum tensor_type type; size_t rows, cols; };       /* F32, F16, BF16 (as F16 path), Q8_0 */
+struct dense { const void *w; enum tensor_type type; size_t rows, cols; };       /* F32 (BF16 is copied to it), F16, Q8_0 */
 enum ffn_act { ACT_RELU2, ACT_SILU };
 struct model_layer {
     const float *attn_norm, *attn_sub_norm, *ffn_norm, *ffn_sub_norm;            /* sub-norms NULL where the graph has none */
@@ -137,8 +137,8 @@ struct forward;
 int forward_new(struct forward **ret, const struct model *m, struct pool *p, size_t max_rows, struct err *err);
 void forward_free(struct forward *f);
 /* Run n <= max_rows rows. Rows of one session stand in order and are appended to its timeline; rows of several sessions
- * may be mixed. Bit-identical for any split into batches and any number of threads. -ENOSPC: a session is full (nothing
- * was changed). */
+ * may be mixed. Bit-identical for any split into batches and any number of threads. -ENOSPC: a session is full; -EINVAL:
+ * a token the vocabulary lacks, or n > max_rows; nothing was changed. */
 int forward_run(struct forward *f, const struct forward_row *rows, size_t n);
 
 /* ---- sampler.c --------------------------------------------------------------------------------------------------- */

@@ -149,7 +149,7 @@ static int read_sizes(struct loader *l)
     m->rope_base = 10000;
     m->rms_eps = -1;
     if ((r = read_float(l, "rope.freq_base", 1, 1e12, &m->rope_base)) < 0 ||
-        (r = read_float(l, "attention.layer_norm_rms_epsilon", 0, 1, &m->rms_eps)) < 0 ||
+        (r = read_float(l, "attention.layer_norm_rms_epsilon", 1e-20, 1, &m->rms_eps)) < 0 ||
         (r = refuse_rope_scaling(l)) < 0)
         return r;
     if (m->n_head % m->n_kv || m->rope_dim % 2 || m->n_head * m->head_dim > MAX_WIDTH)

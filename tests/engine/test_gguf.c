@@ -182,13 +182,32 @@ static void tensor_unaligned(struct gguf_writer *w) { tensor_raw(w, "x", 1, 1, 0
 static void tensor_past_the_end(struct gguf_writer *w) { tensor_raw(w, "x", 1, 1 << 20, 0, 0, 0); }
 static void tensor_offset_far(struct gguf_writer *w) { tensor_raw(w, "x", 1, 1, 0, 0, 1 << 20); }
 static void tensor_offset_wraps(struct gguf_writer *w) { tensor_raw(w, "x", 1, 1, 0, 0, UINT64_MAX - 31); }
-static void tensor_overlaps(struct gguf_writer *w) { tensor_raw(w, "x", 1, 1, 0, 0, 32); }
+static void tensor_overlaps(struct gguf_writer *w) { tensor_raw(w, "x", 1, 1, 0, 0, 64); }     /* inside t.two */
 static void tensor_same_place(struct gguf_writer *w) { tensor_raw(w, "x", 1, 8, 0, 0, 0); }
 static void tensor_twice(struct gguf_writer *w) { write_tensor(w, "t.one", 1, 1, TENSOR_F32, "1234", 4); }
 static void tensor_empty_name(struct gguf_writer *w) { write_tensor(w, "", 1, 1, TENSOR_F32, "1234", 4); }
 static void tensor_long_name(struct gguf_writer *w)
 {
     write_tensor(w, "n0123456789012345678901234567890123456789012345678901234567890123", 1, 1, TENSOR_F32, "1234", 4);
+}
+
+static void keys_over_the_cap(struct gguf_writer *w)
+{
+    char key[32];
+
+    for (int i = 0; i < 65536; i++) {
+        snprintf(key, sizeof(key), "x.%d", i);
+        write_bool(w, key, true);
+    }
+}
+static void tensors_over_the_cap(struct gguf_writer *w)
+{
+    char name[32];
+
+    for (int i = 0; i < 4096; i++) {
+        snprintf(name, sizeof(name), "x.%d", i);
+        write_tensor(w, name, 1, 1, TENSOR_F32, "1234", 4);
+    }
 }
 
 static const struct {
@@ -225,6 +244,7 @@ static const struct {
     BAD(tensor_unaligned, "aligned"), BAD(tensor_past_the_end, "past the end"), BAD(tensor_offset_far, "past the end"),
     BAD(tensor_offset_wraps, "past the end"), BAD(tensor_overlaps, "overlaps"), BAD(tensor_same_place, "overlaps"),
     BAD(tensor_twice, "t.one stands twice"), BAD(tensor_empty_name, "allowed are"), BAD(tensor_long_name, "allowed are"),
+    BAD(keys_over_the_cap, "65,536"), BAD(tensors_over_the_cap, "4,096"),
 };
 
 Test(gguf, malformed_files_are_refused_in_words)

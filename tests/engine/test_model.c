@@ -258,3 +258,43 @@ Test(model, from_a_file_and_from_memory_alike)
     cr_assert_str_eq(a->digest, b->digest);
     cr_assert_arr_eq(a->layers[0].q.w, b->layers[0].q.w, 256 * 64);
 }
+
+/* Bytes of the keys and tensor infos changed at random: refused, or a model that runs inside its memory. */
+Test(model, changed_files_are_refused_or_run)
+{
+    struct tiny spec = TINY;
+    cleanup(freep) uint8_t *file = NULL;
+    size_t size, head, opened = 0;
+    struct pool *p;
+
+    spec.n_embd = spec.n_ff = 128;
+    spec.n_layer = 1;
+    spec.n_head = 2;
+    file = tiny_file(&spec, &size);
+    head = (size_t)((uint8_t *)memmem(file, size, "output_norm", 11) - file) + 64;
+    cr_assert_eq(pool_new(&p, 1), 0);
+    for (uint64_t i = 0; i < 1500; i++) {
+        size_t at = tiny_random("place", i) % head;
+        uint8_t old = file[at];
+        struct model *m;
+
+        file[at] ^= 1 << tiny_random("bit", i) % 8;
+        if (!model_open_memory(&m, file, size, NULL)) {
+            cleanup(freep) float *logits = malloc(m->n_vocab * sizeof(*logits));
+            struct forward *f;
+            struct session *s;
+
+            cr_assert_eq(forward_new(&f, m, p, 2, NULL), 0);
+            cr_assert_eq(session_new(&s, m, 8), 0);
+            cr_assert_eq(forward_run(f, &(struct forward_row){ s, 1, logits }, 1), 0);
+            session_free(s);
+            forward_free(f);
+            model_free(m);
+            opened++;
+        }
+        file[at] = old;
+    }
+    pool_free(p);
+    cr_expect(opened > 0 && opened < 1500);
+    printf("%zu of 1500 changed files still open\n", opened);
+}
