@@ -1,5 +1,5 @@
-/* The forward pass: bit for bit the same for any split into batches, any threads, any mix of sessions, any type that
- * holds the same weights, and any kernels; and right, against the same graph written plainly in doubles. */
+/* The forward pass: bit for bit the same for any split into batches, any threads, any mix of sessions and any type that
+ * holds the same weights; and right, against the same graph written plainly in doubles. */
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <math.h>
