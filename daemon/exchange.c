@@ -121,9 +121,15 @@ void exchange_reply(struct exchange *x, int status, const char *type, const void
 {
     struct evhttp_request *req = x->req;
     struct evbuffer *body = evhttp_request_get_output_buffer(req);
+    char length[24];
 
     headers_common(x, status, type);
-    evbuffer_add(body, data, len);
+    if (strcmp(x->head->method, "HEAD") == 0) {
+        snprintf(length, sizeof(length), "%zu", len);
+        header(x, "Content-Length", length);
+    } else {
+        evbuffer_add(body, data, len);
+    }
     conn_answered(x->conn);
     exchange_free(x);
     evhttp_send_reply(req, status, status_phrase(status), NULL);
