@@ -124,7 +124,9 @@ static const struct rule {
     { BEFORE,       0,                   CONFIGURED,     ROUTE_LOCAL, REASON_NO_ENDPOINT,        0 },
     { BEFORE,       PREFER_LOCAL,        0,              ROUTE_LOCAL, REASON_PREFER_LOCAL,       0 },
     { BEFORE,       0,                   CLOUD | MISSED, ROUTE_LOCAL, REASON_LABEL_KEEPS_LOCAL,  0 },
-    { BEFORE,       0,                   CLOUD,          ROUTE_LOCAL, REASON_CLOUD_UNAVAILABLE,  DEGRADE },
+    /* Out of reach now. The local answer is judged all the same: only an unsure one counts as degraded. */
+    { BEFORE,       LOW,                 CLOUD,          ROUTE_LOCAL, REASON_CLOUD_UNAVAILABLE,  SCORED | DEGRADE },
+    { BEFORE,       0,                   CLOUD,          ROUTE_LOCAL, REASON_CLOUD_UNAVAILABLE,  SCORED | HOLD },
     { BEFORE,       LOW,                 0,              ROUTE_CLOUD, REASON_TOO_HARD,           SCORED },
     { BEFORE,       0,                   0,              ROUTE_LOCAL, REASON_TRY_LOCAL,          SCORED | HOLD },
 };

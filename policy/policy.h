@@ -134,7 +134,7 @@ enum reason {
     REASON_LOCAL_ONLY_MODE, REASON_CLOUD_ONLY_MODE, REASON_MODEL_ASKED_LOCAL, REASON_MODEL_ASKED_CLOUD,
     REASON_LABEL_KEEPS_LOCAL,      /* nothing allowed to take this label: local */
     REASON_NO_ENDPOINT,            /* none configured: local */
-    REASON_CLOUD_UNAVAILABLE,      /* allowed, but breaker open / offline: local, degraded */
+    REASON_CLOUD_UNAVAILABLE,      /* allowed, but breaker open / offline: local; degraded if unsure */
     REASON_TRY_LOCAL,              /* local first, its confidence will be judged */
     REASON_PREFER_LOCAL,
     REASON_TOO_HARD,               /* features say the local model will fail: cloud at once */

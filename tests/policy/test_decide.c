@@ -107,7 +107,7 @@ static void check(const struct policy_input *in, const struct policy_decision *d
     if (d->degraded)
         CHECK(d->route == ROUTE_LOCAL && (some_may_leave || in->stage == STAGE_CLOUD_FAILED));
     if (d->hold)
-        CHECK(d->route == ROUTE_LOCAL && d->stage == STAGE_BEFORE && some_ready);
+        CHECK(d->route == ROUTE_LOCAL && d->stage == STAGE_BEFORE && some_may_leave);
     CHECK(isnan(d->score) == isnan(d->threshold));
     CHECK(isnan(d->score) || (d->score >= 0 && d->score <= 1));
 }
@@ -297,7 +297,7 @@ Test(decide, private_has_no_way_out)
 Test(decide, cloud_is_out_of_reach)
 {
     easy.link_up = hard.link_up = false;
-    stays(easy, BEFORE, CLOUD_UNAVAILABLE, true, false);
+    stays(easy, BEFORE, CLOUD_UNAVAILABLE, false, true);
     stays(easy, END, CONFIDENT, false, false);
     stays(hard, END, UNSURE_KEPT, true, false);
     refuses(hard, LOCAL_FAILED);
