@@ -45,7 +45,7 @@ struct front {
     uint64_t drain_until_usec;
     int status;                                  /* to exit with */
     struct { struct mail mail; bool running, again; struct config *config; int result; struct err err; } reload;
-    bool kept_old;                               /* the last reload did nothing: reload.err says why */
+    struct err kept_old;                         /* why the last reload did nothing; empty when it did */
 };
 
 /* ---- Status -------------------------------------------------------------------------------------------------------------- */
@@ -61,8 +61,8 @@ static void update_status(struct front *f)
 
     if (f->d.draining)
         notify_status(&f->d, "stopping, finishing the requests that run");
-    else if (f->kept_old)
-        notify_status(&f->d, "configuration not reloaded: %s", f->reload.err.msg);
+    else if (*f->kept_old.msg)
+        notify_status(&f->d, "configuration not reloaded: %s", f->kept_old.msg);
     else if (!store_healthy(f->d.store))
         notify_status(&f->d, "the audit database cannot be written");
     else if (router_engine_ready(f->d.router))
@@ -124,11 +124,13 @@ static void on_reloaded(struct mail *m)
         config_unref(TAKE(f->reload.config));
         return;
     }
-    f->kept_old = f->reload.result < 0;
-    if (f->kept_old)
-        log_error("configuration not reloaded: %s", f->reload.err.msg);
-    else
+    if (f->reload.result < 0) {
+        f->kept_old = f->reload.err;
+        log_error("configuration not reloaded: %s", f->kept_old.msg);
+    } else {
+        *f->kept_old.msg = 0;
         apply_config(f, TAKE(f->reload.config));
+    }
     update_status(f);
     if (f->ready)
         notify_ready(&f->d);
