@@ -9,7 +9,7 @@
 #include <stdatomic.h>
 #include "store/store.h"
 
-/* ---- Jobs and the ways they travel (queue.c) ------------------------------------------------------------------------ */
+/* ---- Jobs and the ways they travel (queue.c) --------------------------------------------------------------------- */
 struct job {
     struct job *next;
     void (*finish)(struct job *j, bool deliver);   /* on the loop: calls back when `deliver`, and frees */
@@ -34,8 +34,8 @@ void queue_done(struct queue *q);                  /* drops what is left */
 void queue_push(struct queue *q, struct job *j);
 unsigned queue_length(struct queue *q);
 void queue_stop(struct queue *q);
-/* Move at most `max` jobs to *ret, waiting for the first until the monotonic time `until_usec`, so that the list may come
- * back empty. False when the queue is stopped and empty. */
+/* Move at most `max` jobs to *ret, waiting for the first until the monotonic time `until_usec`, so that the list may
+ * come back empty. False when the queue is stopped and empty. */
 bool queue_take(struct queue *q, struct job_list *ret, unsigned max, uint64_t until_usec);
 
 /* The way back. It owns the one mail that is in the loop's mailbox while anything waits here, and outlives the store
@@ -45,7 +45,7 @@ struct outbox *outbox_new(struct mailbox *mailbox);
 void outbox_post(struct outbox *o, struct job_list *jobs);   /* any thread; takes the jobs */
 void outbox_free(struct outbox *o);                /* from the loop, the threads gone; drops what was not delivered */
 
-/* ---- Records (record.c) --------------------------------------------------------------------------------------------- */
+/* ---- Records (record.c) ------------------------------------------------------------------------------------------ */
 #define STORE_N_KINDS (STORE_OUTCOME + 1)
 
 struct entry {
@@ -62,7 +62,7 @@ int record_prepare(sqlite3 *db, enum store_kind kind, sqlite3_stmt **ret);
 /* Run it for `rec` as record number n. SQLITE_DONE, or an SQLite code; the statement is ready again either way. */
 int record_insert(sqlite3_stmt *insert, const struct store_record *rec, int64_t n);
 
-/* ---- SQLite (schema.c) ---------------------------------------------------------------------------------------------- */
+/* ---- SQLite (schema.c) ------------------------------------------------------------------------------------------- */
 enum db_mode { DB_CREATE, DB_WRITE, DB_READ };
 /* Open and set up a connection; DB_CREATE also makes the file and migrates. 0, or negative with *err. */
 int db_open(sqlite3 **ret, const struct store_config *c, enum db_mode mode, struct err *err);
@@ -70,14 +70,13 @@ void db_closep(sqlite3 **db);                      /* sets NULL; NULL is allowed
 int db_exec(sqlite3 *db, const char *sql);         /* an SQLite code */
 int db_read_int(sqlite3 *db, const char *sql, int64_t *ret);   /* the one number that `sql` yields; an SQLite code */
 bool db_moved(sqlite3 *db);                        /* the file is no longer where it was opened */
-int db_fault(struct err *err, const char *path, int code, const char *words);   /* a negative errno for an SQLite code */
+int db_fault(struct err *err, const char *path, int code, const char *words);   /* -errno of an SQLite code */
 
-/* ---- The store ------------------------------------------------------------------------------------------------------ */
+/* ---- The store --------------------------------------------------------------------------------------------------- */
 struct writer {                                    /* the writer thread's own, after store_open() */
     sqlite3 *db;                                   /* NULL after a fault */
     sqlite3_stmt *insert[STORE_N_KINDS];
-    int64_t next_n;                                /* number of the next record of any kind */
-    uint64_t retry_usec, pause_usec;               /* after a fault: when to try again, and how long to wait after that */
+    uint64_t retry_usec, pause_usec;               /* after a fault: when to try again; the wait after that */
 };
 
 struct store {

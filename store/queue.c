@@ -1,8 +1,9 @@
 /* How jobs travel: a queue to each thread and one outbox back to the loop.
  *
- * The outbox posts one mail however many jobs wait in it, so the loop is woken once for a whole batch. Its lock is taken
- * before the mailbox's, never the other way round. When the store closes while the loop is inside mailbox_run(), our mail
- * may already have left the mailbox without having run: then the outbox stays, closed, and that mail frees it. */
+ * The outbox posts one mail however many jobs wait in it, so the loop is woken once for a whole batch. Its lock is
+ * taken before the mailbox's, never the other way round. When the store closes while the loop is inside
+ * mailbox_run(), our mail may already have left the mailbox without having run: then the outbox stays, closed, and
+ * that mail frees it. */
 #include <time.h>
 #include "base/clock.h"
 #include "store/internal.h"

@@ -1,12 +1,14 @@
-/* The reader thread: answers questions on its own read-only connection, each in one snapshot and within a time limit, so
- * that no question holds up the writer or the loop.
+/* The reader thread: answers questions on its own read-only connection, each in one snapshot and within a time limit,
+ * so that no question holds up the writer or the loop.
  *
- * Rows become JSON objects by column name. A name may end in ":bool" or ":json" to say what its value is; blobs are hex.
+ * Rows become JSON objects by column name. A name may end in ":bool" or ":json" to say what its value is; blobs are
+ * hex.
  *
- * Filters: time, key and label are searched newest first along an index of `request`, a reason along one of `decision`,
- * an outcome along one of `outcome`. A unary plus keeps SQLite from starting with an index that would make it collect
- * and sort every match before the newest can be told. */
+ * Filters: time, key and label are searched newest first along an index of `request`, a reason along one of
+ * `decision`, an outcome along one of `outcome`. A unary plus keeps SQLite from starting with an index that would
+ * make it collect and sort every match before the newest can be told. */
 #include <errno.h>
+#include <math.h>
 #include <string.h>
 #include <time.h>
 #include "base/buf.h"
@@ -47,7 +49,7 @@ static void question_finish(struct job *j, bool deliver)
     free(a);
 }
 
-/* ---- Rows to JSON ---------------------------------------------------------------------------------------------------- */
+/* ---- Rows to JSON ------------------------------------------------------------------------------------------------ */
 static json_t *hex(const uint8_t *p, int n)
 {
     static const char digits[] = "0123456789abcdef";
@@ -73,7 +75,8 @@ static json_t *column_json(sqlite3_stmt *stmt, int i, const char *as)
     switch (sqlite3_column_type(stmt, i)) {
     case SQLITE_INTEGER: return strcmp(as, "bool") == 0 ? json_boolean(sqlite3_column_int(stmt, i))
                                                         : json_integer(sqlite3_column_int64(stmt, i));
-    case SQLITE_FLOAT:   return json_real(sqlite3_column_double(stmt, i));
+    case SQLITE_FLOAT:   return isfinite(sqlite3_column_double(stmt, i)) ? json_real(sqlite3_column_double(stmt, i))
+                                                                         : json_null();
     case SQLITE_BLOB:    return hex(sqlite3_column_blob(stmt, i), sqlite3_column_bytes(stmt, i));
     case SQLITE_TEXT: {
         const char *text = (const char *)sqlite3_column_text(stmt, i);
@@ -84,7 +87,7 @@ static json_t *column_json(sqlite3_stmt *stmt, int i, const char *as)
     }
 }
 
-/* NULL: no memory, or a number that JSON has not. */
+/* NULL: no memory. */
 static json_t *row_json(sqlite3_stmt *stmt)
 {
     cleanup(json_decrefp) json_t *row = json_object();
@@ -104,7 +107,7 @@ static json_t *row_json(sqlite3_stmt *stmt)
     return TAKE(row);
 }
 
-/* ---- Running SQL ------------------------------------------------------------------------------------------------------ */
+/* ---- Running SQL ------------------------------------------------------------------------------------------------- */
 static void bind_text(sqlite3_stmt *stmt, const char *name, const char *value)
 {
     sqlite3_bind_text(stmt, sqlite3_bind_parameter_index(stmt, name), value, -1, SQLITE_STATIC);
@@ -159,7 +162,8 @@ static int read_rows(sqlite3_stmt *stmt, json_t **ret)
 }
 
 /* The rows of `sql` as a member of `into`; `one`: the first row itself, or null. */
-static int read_member(sqlite3 *db, const char *sql, const struct store_query *q, json_t *into, const char *key, bool one)
+static int read_member(sqlite3 *db, const char *sql, const struct store_query *q, json_t *into, const char *key,
+                       bool one)
 {
     cleanup(finalizep) sqlite3_stmt *stmt = NULL;
     cleanup(json_decrefp) json_t *rows = NULL;
@@ -176,11 +180,12 @@ static int read_member(sqlite3 *db, const char *sql, const struct store_query *q
     return SQLITE_OK;
 }
 
-/* ---- Filters ---------------------------------------------------------------------------------------------------------- */
+/* ---- Filters ----------------------------------------------------------------------------------------------------- */
 
-/* Prepare `select`, over one row a request (r, its last decision d, its outcome o) that passes the filters, newest first,
- * then `after`. */
-static int prepare_filtered(sqlite3 *db, const char *select, const char *after, const struct store_query *q, sqlite3_stmt **ret)
+/* Prepare `select`, over one row a request (r, its last decision d, its outcome o) that passes the filters, newest
+ * first, then `after`. */
+static int prepare_filtered(sqlite3 *db, const char *select, const char *after, const struct store_query *q,
+                            sqlite3_stmt **ret)
 {
     bool lost = q->outcome && strcmp(q->outcome, "lost") == 0;
     bool by_request = q->key || q->label || q->since_usec || q->until_usec;
@@ -196,7 +201,8 @@ static int prepare_filtered(sqlite3 *db, const char *select, const char *after, 
         q->since_usec ? " AND r.time_usec >= :since" : "",
         q->until_usec ? " AND r.time_usec < :until" : "",
         !q->reason ? "" : by_reason ? " AND d.reason = :reason" : " AND +d.reason = :reason",
-        !q->outcome ? "" : lost ? " AND o.n IS NULL" : by_outcome ? " AND o.outcome = :outcome" : " AND +o.outcome = :outcome",
+        !q->outcome ? "" : lost ? " AND o.n IS NULL"
+            : by_outcome ? " AND o.outcome = :outcome" : " AND +o.outcome = :outcome",
         q->route ? " AND coalesce(o.route, d.route) = :route" : "",
         " ORDER BY ", by_reason ? "d" : by_outcome ? "o" : "r", ".time_usec DESC", after,
     };
@@ -209,7 +215,7 @@ static int prepare_filtered(sqlite3 *db, const char *select, const char *after, 
     return prepare(db, (const char *)sql.data, q, ret);
 }
 
-/* ---- The three questions ------------------------------------------------------------------------------------------------ */
+/* ---- The three questions ----------------------------------------------------------------------------------------- */
 static int ask_log(sqlite3 *db, const struct store_query *q, json_t **ret)
 {
     cleanup(finalizep) sqlite3_stmt *stmt = NULL;
@@ -234,15 +240,18 @@ static int ask_why(sqlite3 *db, const struct store_query *q, json_t **ret)
     static const struct { const char *key; bool one; const char *sql; } parts[] = {
         {"request", true,
          "SELECT " NUMBER_AND_TIME "id, dialect, key, peer, mode, model_asked, label, label_source, policy_digest,"
-         "  model_digest, n_messages, content_bytes, prompt_digest, stream AS \"stream:bool\" FROM request WHERE id = :id"},
+         "  model_digest, n_messages, content_bytes, prompt_digest, stream AS \"stream:bool\" FROM request"
+         " WHERE id = :id"},
         {"decisions", false,
          "SELECT " NUMBER_AND_TIME "seq, stage, route, endpoint, model, reason, features AS \"features:json\","
-         "  candidates AS \"candidates:json\", score, threshold, degraded AS \"degraded:bool\" FROM decision" OF_REQUEST},
+         "  candidates AS \"candidates:json\", score, threshold, degraded AS \"degraded:bool\""
+         " FROM decision" OF_REQUEST},
         {"attempts", false,
-         "SELECT " NUMBER_AND_TIME "seq, tier, endpoint, model, result, error, http_status, started_usec, first_byte_usec,"
-         "  ended_usec, tokens_in, tokens_out FROM attempt" OF_REQUEST},
+         "SELECT " NUMBER_AND_TIME "seq, tier, endpoint, model, result, error, http_status, started_usec,"
+         "  first_byte_usec, ended_usec, tokens_in, tokens_out FROM attempt" OF_REQUEST},
         {"egress", false,
-         "SELECT " NUMBER_AND_TIME "seq, endpoint, host, region, label, bytes, body_digest, redactions FROM egress" OF_REQUEST},
+         "SELECT " NUMBER_AND_TIME "seq, endpoint, host, region, label, bytes, body_digest, redactions"
+         " FROM egress" OF_REQUEST},
         {"outcome", true,
          "SELECT " NUMBER_AND_TIME "outcome, route, endpoint, model, finish, error, http_status, tokens_in, tokens_out,"
          "  cost_microusd, first_token_usec, latency_usec, confidence FROM outcome" OF_REQUEST},
@@ -338,7 +347,8 @@ static int ask_stats(sqlite3 *db, const struct store_query *q, json_t **ret)
     int code = prepare_filtered(db,
         "SELECT coalesce(o.route, d.route), o.outcome, d.reason,"
         " CASE WHEN d.seq > 0 THEN (SELECT route FROM decision WHERE request_id = r.id AND seq = 0) END,"
-        " o.cost_microusd, o.tokens_in, o.tokens_out, (SELECT sum(bytes) FROM egress WHERE request_id = r.id), o.latency_usec",
+        " o.cost_microusd, o.tokens_in, o.tokens_out, (SELECT sum(bytes) FROM egress WHERE request_id = r.id),"
+        " o.latency_usec",
         "", q, &stmt);
 
     while (code == SQLITE_OK && (code = sqlite3_step(stmt)) == SQLITE_ROW)
@@ -354,7 +364,7 @@ static int ask_stats(sqlite3 *db, const struct store_query *q, json_t **ret)
     return SQLITE_OK;
 }
 
-/* ---- The thread --------------------------------------------------------------------------------------------------------- */
+/* ---- The thread -------------------------------------------------------------------------------------------------- */
 static uint64_t cpu_usec(void)
 {
     struct timespec t;
@@ -429,28 +439,36 @@ void *reader_main(void *store)
 
 int store_query(struct store *s, const struct store_query *q, store_answer_fn *done, void *arg)
 {
-    const char *from[] = {q->id, q->route, q->reason, q->label, q->outcome, q->key};
-    const char **to[ARRAY_SIZE(from)];
+    static const size_t strings[] = {
+        offsetof(struct store_query, id), offsetof(struct store_query, route), offsetof(struct store_query, reason),
+        offsetof(struct store_query, label), offsetof(struct store_query, outcome), offsetof(struct store_query, key),
+    };
     size_t n_bytes = 0;
     struct question *a;
     char *p;
 
     if (queue_length(&s->queries) >= MAX_WAITING)
         return -EBUSY;
-    for (size_t i = 0; i < ARRAY_SIZE(from); i++)
-        n_bytes += from[i] ? strlen(from[i]) + 1 : 0;
+    for (size_t i = 0; i < ARRAY_SIZE(strings); i++) {
+        const char *const *from = (const void *)((const char *)q + strings[i]);
+
+        n_bytes += *from ? strlen(*from) + 1 : 0;
+    }
     a = malloc(sizeof(*a) + n_bytes);
     if (!a)
         return -ENOMEM;
     *a = (struct question) {.job.finish = question_finish, .q = *q, .done = done, .arg = arg};
 
-    memcpy(to, ((const char **[]) {&a->q.id, &a->q.route, &a->q.reason, &a->q.label, &a->q.outcome, &a->q.key}), sizeof(to));
     p = a->strings;
-    for (size_t i = 0; i < ARRAY_SIZE(from); i++) {
-        if (!from[i])
-            continue;
-        *to[i] = p;
-        p = stpcpy(p, from[i]) + 1;
+    for (size_t i = 0; i < ARRAY_SIZE(strings); i++) {
+        const char **to = (void *)((char *)&a->q + strings[i]);
+
+        if (*to) {
+            const char *from = *to;
+
+            *to = p;
+            p = stpcpy(p, from) + 1;
+        }
     }
     queue_push(&s->queries, &a->job);
     return 0;

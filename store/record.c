@@ -1,5 +1,5 @@
-/* Records: one table a kind that says which member of struct store_record goes into which column. From it come the copy
- * that crosses to the writer, the INSERT, and the values bound. A new column is a row here and a migration. */
+/* Records: one table a kind that says which member of struct store_record goes into which column. From it come the
+ * copy that crosses to the writer, the INSERT, and the values bound. A new column is a row here and a migration. */
 #include <string.h>
 #include "base/buf.h"
 #include "store/internal.h"

@@ -1,12 +1,12 @@
 /* The database: how a connection is set up, and the schema as a list of migrations.
  *
- * Every record, of whatever table, has a number n: 1, 2, 3, … without a gap over all tables together, in the order of the
- * appends. It is the rowid, so it costs nothing to keep, and the writer finds where to go on from the ends of five
+ * Every record, of whatever table, has a number n: 1, 2, 3, … without a gap over all tables together, in the order of
+ * the appends. It is the rowid, so it costs nothing to keep, and the writer finds where to go on at the ends of five
  * B-trees. The later hash chain goes by n.
  *
- * Triggers refuse UPDATE, DELETE and the hidden delete of INSERT OR REPLACE on the record tables, and a number below one
- * that its table has. Somebody who may write the file can drop a trigger: they guard against mistakes, the chain against
- * intent. `meta` is the only table whose rows change.
+ * Triggers refuse UPDATE, DELETE and the hidden delete of INSERT OR REPLACE on the record tables, and a number below
+ * one that its table has. Somebody who may write the file can drop a trigger: they guard against mistakes, the chain
+ * against intent. `meta` is the only table whose rows change.
  *
  * PRAGMA user_version counts the migrations a database has had. A migration that has shipped is never edited. */
 #include <errno.h>
@@ -24,7 +24,8 @@
     "CREATE TRIGGER " table "_no_delete BEFORE DELETE ON " table " BEGIN"                                             \
     "  SELECT RAISE(ABORT, 'audit records are only ever added'); END;"                                                \
     "CREATE TRIGGER " table "_no_replace BEFORE INSERT ON " table                                                     \
-    " WHEN EXISTS (SELECT 1 FROM " table " WHERE n >= NEW.n) OR EXISTS (SELECT 1 FROM " table " WHERE " same_key ") BEGIN" \
+    " WHEN EXISTS (SELECT 1 FROM " table " WHERE n >= NEW.n)"                                                         \
+    "   OR EXISTS (SELECT 1 FROM " table " WHERE " same_key ") BEGIN"                                                 \
     "  SELECT RAISE(ABORT, 'audit records are only ever added'); END;"
 
 /* RFC 3339 in UTC, with microseconds. */
@@ -165,8 +166,8 @@ static int check_version(sqlite3 *db, const char *path, int64_t *ret_version, st
     if (tables && application != APPLICATION_ID)
         return err_set(err, -EINVAL, "%s: a database of another program; set another [store] path", path);
     if (version < 0 || version > (int64_t)ARRAY_SIZE(migrations))
-        return err_set(err, -ENOTSUP, "%s: written by a newer tern (schema %" PRId64 ", this one knows %zu); install that tern "
-                       "again, or set another [store] path", path, version, ARRAY_SIZE(migrations));
+        return err_set(err, -ENOTSUP, "%s: written by a newer tern (schema %" PRId64 ", this one knows %zu); install "
+                       "that tern again, or set another [store] path", path, version, ARRAY_SIZE(migrations));
     *ret_version = version;
     return 0;
 }

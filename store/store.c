@@ -8,8 +8,8 @@
 #include "base/clock.h"
 #include "store/internal.h"
 
-/* What may wait for a stalled disk, per place. A request appends fewer records; those whose client left free their place
- * while their records still wait, and this bounds them. */
+/* What may wait for a stalled disk, per place. A request appends fewer records; those whose client left free their
+ * place while their records still wait, and this bounds them. */
 #define RECORDS_PER_PLACE 32
 
 /* A second writer is refused. flock() goes away with the process, however it dies; the pid inside is for people. */
@@ -23,7 +23,8 @@ static int lock_database(struct store *s, struct err *err)
         return -ENOMEM;
     fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (fd < 0)
-        return err_set(err, -errno, "%s: %s; its directory must exist and be writable for this user", path, strerror(errno));
+        return err_set(err, -errno, "%s: %s; its directory must exist and be writable for this user", path,
+                       strerror(errno));
     if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
         int e = errno;
         ssize_t n = pread(fd, pid, sizeof(pid) - 1, 0);
@@ -48,7 +49,8 @@ static int create_file(const char *path, struct err *err)
     int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 
     if (fd < 0)
-        return err_set(err, -errno, "%s: %s; make the file and its directory writable for this user", path, strerror(errno));
+        return err_set(err, -errno, "%s: %s; make the file and its directory writable for this user", path,
+                       strerror(errno));
     close(fd);
     return 0;
 }

@@ -1,12 +1,12 @@
-/* The writer thread: takes what is queued, commits it as one transaction, and sends the entries back with their results.
- * One fsync serves the whole group, and nothing is called done before that fsync has returned.
+/* The writer thread: takes what is queued, commits it as one transaction, and sends the entries back with their
+ * results. One fsync serves the whole group, and nothing is called done before that fsync has returned.
  *
- * A record that breaks a constraint fails alone. Any other fault fails the whole transaction, closes the connection and
- * makes the store unhealthy. Nothing is tried a second time on the same connection: after a failed fsync the kernel has
- * marked pages clean that never reached the disk. Recovery opens the file anew, moves the log into the database with a
- * checkpoint, which writes and syncs those pages again, and commits a heartbeat; only then is the store healthy. A record
- * that was reported as failed may still be found afterwards, when its fault came after its bytes; one that was reported
- * as done is always found.
+ * A record that breaks a constraint fails alone. Any other fault fails the whole transaction, closes the connection
+ * and makes the store unhealthy. Nothing is tried a second time on the same connection: after a failed fsync the
+ * kernel has marked pages clean that never reached the disk. Recovery opens the file anew, moves the log into the
+ * database with a checkpoint, which writes and syncs those pages again, and commits a heartbeat; only then is the
+ * store healthy. A record that was reported as failed may still be found afterwards, when its fault came after its
+ * bytes; one that was reported as done is always found.
  *
  * While unhealthy, what is appended fails at once, and the file is tried again after pauses that grow. */
 #include <errno.h>
@@ -24,7 +24,7 @@ static int heartbeat(sqlite3 *db)
                        " ON CONFLICT (key) DO UPDATE SET value = excluded.value");
 }
 
-/* What a fault leaves behind in the log reaches the disk here, or shows that it cannot. A busy reader only defers it. */
+/* What a fault leaves behind in the log reaches the disk here, or shows that it cannot. A reader only defers it. */
 static int checkpoint(sqlite3 *db)
 {
     int code = sqlite3_wal_checkpoint_v2(db, NULL, SQLITE_CHECKPOINT_TRUNCATE, NULL, NULL);
@@ -32,17 +32,12 @@ static int checkpoint(sqlite3 *db)
     return (code & 0xff) == SQLITE_BUSY ? SQLITE_OK : code;
 }
 
-static int prepare(struct writer *w)
+/* Read in every transaction rather than kept, so that a row put in by another hand stops nothing. */
+static int read_last_n(sqlite3 *db, int64_t *ret)
 {
-    int64_t last = 0;
-    int code = db_read_int(w->db, "SELECT max((SELECT ifnull(max(n), 0) FROM request), (SELECT ifnull(max(n), 0) FROM decision),"
-                           " (SELECT ifnull(max(n), 0) FROM attempt), (SELECT ifnull(max(n), 0) FROM egress),"
-                           " (SELECT ifnull(max(n), 0) FROM outcome))", &last);
-
-    for (int kind = 0; code == SQLITE_OK && kind < STORE_N_KINDS; kind++)
-        code = record_prepare(w->db, (enum store_kind)kind, &w->insert[kind]);
-    w->next_n = last + 1;
-    return code;
+    return db_read_int(db, "SELECT max((SELECT ifnull(max(n), 0) FROM request),"
+                       " (SELECT ifnull(max(n), 0) FROM decision), (SELECT ifnull(max(n), 0) FROM attempt),"
+                       " (SELECT ifnull(max(n), 0) FROM egress), (SELECT ifnull(max(n), 0) FROM outcome))", ret);
 }
 
 void writer_close(struct store *s)
@@ -65,8 +60,8 @@ int writer_open(struct store *s, enum db_mode mode, struct err *err)
     if (r < 0)
         return r;
     code = checkpoint(w->db);
-    if (code == SQLITE_OK)
-        code = prepare(w);
+    for (int kind = 0; code == SQLITE_OK && kind < STORE_N_KINDS; kind++)
+        code = record_prepare(w->db, (enum store_kind)kind, &w->insert[kind]);
     if (code == SQLITE_OK)
         code = heartbeat(w->db);
     if (code != SQLITE_OK) {
@@ -87,18 +82,20 @@ static bool is_of_record(int code)
 /* Insert and commit, giving each entry its result. An SQLite code: on a fault nothing of the batch counts. */
 static int commit(struct writer *w, const struct job_list *batch)
 {
-    int64_t n = w->next_n;
+    int64_t n = 0;
     int code;
 
     if (db_moved(w->db))
         return SQLITE_READONLY_DBMOVED;
     code = db_exec(w->db, "BEGIN IMMEDIATE");
+    if (code == SQLITE_OK)
+        code = read_last_n(w->db, &n);
     if (code != SQLITE_OK)
         return code;
     for (struct job *j = batch->head; j; j = j->next) {
         struct entry *e = (struct entry *)j;
 
-        code = record_insert(w->insert[e->rec.kind], &e->rec, n);
+        code = record_insert(w->insert[e->rec.kind], &e->rec, n + 1);
         if (code == SQLITE_DONE)
             n++;
         else if (is_of_record(code))
@@ -106,10 +103,7 @@ static int commit(struct writer *w, const struct job_list *batch)
         else
             return code;
     }
-    code = db_exec(w->db, "COMMIT");
-    if (code == SQLITE_OK)
-        w->next_n = n;
-    return code;
+    return db_exec(w->db, "COMMIT");
 }
 
 static void set_fault(struct store *s, int code)

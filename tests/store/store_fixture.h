@@ -111,7 +111,8 @@ static inline struct store_record decision_record(const char *id, uint32_t seq, 
     return r;
 }
 
-static inline struct store_record outcome_record(const char *id, const char *route, const char *outcome, uint64_t latency_usec)
+static inline struct store_record outcome_record(const char *id, const char *route, const char *outcome,
+                                                 uint64_t latency_usec)
 {
     struct store_record r = {.kind = STORE_OUTCOME, .time_usec = clock_wall_usec()};
 
@@ -147,7 +148,7 @@ static inline int sql_code(const char *path, const char *sql)
     return code;
 }
 
-/* First column of the first row as text, in `out`; "" for NULL or no row. */
+/* The first row as text in `out`: its columns with spaces between, "-" for NULL; "" for no row. */
 static inline const char *sql_text(const char *path, const char *sql, char out[512])
 {
     sqlite3 *db;
@@ -157,8 +158,13 @@ static inline const char *sql_text(const char *path, const char *sql, char out[5
     cr_assert_eq(sqlite3_open_v2(path, &db, SQLITE_OPEN_READWRITE, NULL), SQLITE_OK);
     sqlite3_busy_timeout(db, 2000);
     cr_assert_eq(sqlite3_prepare_v2(db, sql, -1, &stmt, NULL), SQLITE_OK, "%s: %s", sql, sqlite3_errmsg(db));
-    if (sqlite3_step(stmt) == SQLITE_ROW && sqlite3_column_text(stmt, 0))
-        snprintf(out, 512, "%s", (const char *)sqlite3_column_text(stmt, 0));
+    if (sqlite3_step(stmt) == SQLITE_ROW) {
+        for (int i = 0, len = 0; i < sqlite3_column_count(stmt) && len < 512; i++) {
+            const char *text = (const char *)sqlite3_column_text(stmt, i);
+
+            len += snprintf(out + len, 512 - (size_t)len, "%s%s", i ? " " : "", text ? text : "-");
+        }
+    }
     sqlite3_finalize(stmt);
     sqlite3_close(db);
     return out;

@@ -8,7 +8,12 @@ static const char *const outcomes[] = {"ok", "ok", "ok", "degraded", "refused", 
 #define N 600
 #define T0 1764000000000000ULL
 
-struct made { char id[ID_BYTES]; const char *label, *key, *route, *reason, *outcome; uint64_t latency_usec; bool escalated; };
+struct made {
+    char id[ID_BYTES];
+    const char *label, *key, *route, *reason, *outcome;
+    uint64_t latency_usec;
+    bool escalated;
+};
 static struct made made[N];
 
 /* Requests a second apart. Of ten, two go from local to cloud, one straight to the cloud, and one in fifty is lost. */
@@ -44,7 +49,8 @@ static void make(struct fixture *f)
         r.time_usec = t + 2;
         store_append(f->store, &r, on_done, f), want++;
         if (strcmp(m->route, "cloud") == 0) {
-            r = (struct store_record) {.kind = STORE_EGRESS, .time_usec = t + 3, .egress = {.seq = 1, .host = "h", .bytes = 100 + i}};
+            r = (struct store_record) {.kind = STORE_EGRESS, .time_usec = t + 3, .egress = {
+                .seq = 1, .host = "h", .bytes = 100 + i}};
             memcpy(r.request_id, m->id, ID_BYTES);
             store_append(f->store, &r, on_done, f), want++;
         }
@@ -122,7 +128,8 @@ static void check_percentiles(const json_t *a, const char *route, const struct s
 static void check_stats(struct fixture *f, struct store_query q)
 {
     json_t *a;
-    json_int_t requests = 0, local = 0, cloud = 0, refused = 0, degraded = 0, escalated = 0, cost = 0, bytes = 0, out = 0, hard = 0;
+    json_int_t requests = 0, local = 0, cloud = 0, refused = 0, degraded = 0, escalated = 0, hard = 0;
+    json_int_t cost = 0, bytes = 0, out = 0;
 
     q.ask = STORE_STATS;
     a = ask_wait(f, &q);
@@ -172,8 +179,10 @@ Test(ask, filters_and_totals)
         {.limit = 1000, .outcome = "lost"},
         {.limit = 1000, .since_usec = T0 + 500 * USEC_PER_SEC},
         {.limit = 1000, .until_usec = T0 + 20 * USEC_PER_SEC},
-        {.limit = 9, .since_usec = T0 + 100 * USEC_PER_SEC, .until_usec = T0 + 300 * USEC_PER_SEC, .reason = "confident"},
-        {.limit = 1000, .label = "public", .key = "alice", .route = "local", .reason = "confident", .outcome = "degraded"},
+        {.limit = 9, .since_usec = T0 + 100 * USEC_PER_SEC, .until_usec = T0 + 300 * USEC_PER_SEC,
+         .reason = "confident"},
+        {.limit = 1000, .label = "public", .key = "alice", .route = "local", .reason = "confident",
+         .outcome = "degraded"},
         {.limit = 1000, .key = "nobody' OR 1=1 --"},
     };
     struct fixture f;

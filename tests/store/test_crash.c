@@ -1,5 +1,5 @@
-/* kill -9 at random moments: every record that was called done is in the database, which is sound, and the numbers have
- * no gap. A child appends without a pause and writes each id to a pipe from its callback; we kill it and look. */
+/* kill -9 at random moments: every record that was called done is in the database, which is sound, and the numbers
+ * have no gap. A child appends without a pause and writes each id to a pipe from its callback; we kill it and look. */
 #include <signal.h>
 #include <sys/wait.h>
 #include "tests/store/store_fixture.h"
@@ -91,7 +91,8 @@ Test(crash, nothing_acknowledged_is_lost, .timeout = 110)
             cr_assert_eq(sqlite3_prepare_v2(db, "SELECT 1 FROM request WHERE id = ?", -1, &stmt, NULL), SQLITE_OK);
             for (size_t i = 0; i + ID_BYTES <= len; i += ID_BYTES) {
                 sqlite3_bind_text(stmt, 1, ids + i, -1, SQLITE_STATIC);
-                cr_assert_eq(sqlite3_step(stmt), SQLITE_ROW, "round %d: %s was acknowledged and is gone", round, ids + i);
+                cr_assert_eq(sqlite3_step(stmt), SQLITE_ROW, "round %d: %s was acknowledged and is gone",
+                             round, ids + i);
                 sqlite3_reset(stmt);
                 n_told++;
             }

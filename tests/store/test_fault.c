@@ -1,10 +1,10 @@
-/* Disk faults: a full file system, a file that may not grow, a file made unwritable, a file taken away, and a lock held by
- * another program. Each time what is appended fails, what was done before stays, and the store recovers by itself once
- * the cause is gone. The root of a file system of a set size comes from a mount namespace; without the right to make one
- * that test is skipped.
+/* Disk faults: a full file system, a file that may not grow, a file made unwritable, a file taken away, and a lock
+ * held by another program. Each time what is appended fails, what was done before stays, and the store recovers by
+ * itself once the cause is gone. The root of a file system of a set size comes from a mount namespace; without the
+ * right to make one that test is skipped.
  *
- * Then every single write and fsync that a run makes is made to fail in turn, once or from there on, by a VFS put under
- * SQLite: whatever is hit, what was called done is there afterwards. */
+ * Then every single write and fsync that a run makes is made to fail in turn, once or from there on, by a VFS put
+ * under SQLite: whatever is hit, what was called done is there afterwards. */
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
@@ -189,7 +189,7 @@ Test(fault, read_only_file_system)
 static struct { const sqlite3_io_methods *real; sqlite3_io_methods faulty; } tables[4];   /* the unix VFS has several */
 static const sqlite3_io_methods *real_methods;                 /* any of them: they write and sync alike */
 static int (*real_open)(sqlite3_vfs *, const char *, sqlite3_file *, int, int *);
-static atomic_int n_calls, fail_at, fail_until, n_opened;      /* calls fail_at <= n < fail_until fail */
+static atomic_int n_calls, n_syncs, fail_at, fail_until, n_opened;      /* calls fail_at <= n < fail_until fail */
 
 static bool fails(void)
 {
@@ -205,6 +205,7 @@ static int faulty_write(sqlite3_file *file, const void *data, int len, sqlite3_i
 
 static int faulty_sync(sqlite3_file *file, int flags)
 {
+    atomic_fetch_add(&n_syncs, 1);
     return fails() ? SQLITE_IOERR_FSYNC : real_methods->xSync(file, flags);
 }
 
@@ -287,7 +288,8 @@ static int faulty_run(int at, int count)
     for (size_t i = 0; i < ARRAY_SIZE(told); i++) {
         snprintf(sql, sizeof(sql), "SELECT count(*) FROM request WHERE id = '%.26s'", told[i].id);
         if (told[i].result == 0)
-            cr_assert_eq(sql_int(f.path, sql), 1, "fault at %d x %d: record %zu was called done and is gone", at, count, i);
+            cr_assert_eq(sql_int(f.path, sql), 1, "fault at %d x %d: record %zu was called done and is gone",
+                         at, count, i);
         n_ok += told[i].result == 0;
     }
     fixture_done(&f);
@@ -325,5 +327,32 @@ Test(fault, failed_sync_reopens)
     WAIT_FOR(&f, store_healthy(f.store));
     cr_assert_gt(n_opened, opened);
     cr_assert_eq(append_one(&f, 10), 0);
+    fixture_done(&f);
+}
+
+/* kill -9 cannot tell a commit that reached the disk from one that reached the page cache: this counts. The control,
+ * synchronous=NORMAL, calls done without a sync. */
+Test(fault, done_comes_after_a_sync)
+{
+    struct store_config control = {.max_requests = 8, .sync_normal = true};
+    struct fixture f;
+    struct err err;
+    int before;
+
+    vfs_install();
+    fixture_init(&f);
+    for (int i = 0; i < 10; i++) {
+        before = n_syncs;
+        cr_assert_eq(append_one(&f, 10), 0);
+        cr_assert_gt(n_syncs, before, "done without a sync");
+    }
+    fixture_close(&f);
+
+    control.path = f.path;
+    cr_assert_eq(store_open(&f.store, &control, &f.mailbox, &err), 0);
+    cr_assert_eq(append_one(&f, 10), 0);
+    before = n_syncs;
+    cr_assert_eq(append_one(&f, 10), 0);
+    cr_assert_eq(n_syncs, before, "the control syncs, so this test shows nothing");
     fixture_done(&f);
 }

@@ -1,5 +1,5 @@
-/* The store's threads against a loop that appends, asks, meets a fault and closes in the middle of it all. Counts what
- * comes back; ThreadSanitizer watches the rest. */
+/* The store's threads against a loop that appends, asks, meets a fault and closes in the middle of it all. Counts
+ * what comes back; ThreadSanitizer watches the rest. */
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -52,7 +52,8 @@ static void run_once(struct loop *l)
 static void append(struct loop *l, unsigned n)
 {
     while (n--) {
-        struct store_record r = {.kind = STORE_REQUEST, .time_usec = clock_wall_usec(), .request = {.label = "public", .key = "k"}};
+        struct store_record r = {.kind = STORE_REQUEST, .time_usec = clock_wall_usec(),
+                                 .request = {.label = "public", .key = "k"}};
 
         id_new(r.request_id, r.time_usec);
         CHECK(store_append(l->store, &r, on_done, l) == 0);
@@ -61,7 +62,9 @@ static void append(struct loop *l, unsigned n)
 
 static void ask(struct loop *l, enum store_ask ask, const char *label)
 {
-    CHECK(store_query(l->store, &(struct store_query) {.ask = ask, .id = "x", .label = label, .limit = 10}, on_answer, l) == 0);
+    struct store_query q = {.ask = ask, .id = "x", .label = label, .limit = 10};
+
+    CHECK(store_query(l->store, &q, on_answer, l) == 0);
 }
 
 static void wait_for(struct loop *l, const unsigned *count, unsigned want)
