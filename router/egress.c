@@ -427,8 +427,9 @@ static bool call_set_headers(struct call *c, const char *request_id, const char 
 
     /* The endpoint's own log can then be held against the audit record. */
     snprintf(id, sizeof(id), "X-Client-Request-Id: %s", request_id);
-    return (!*request_id || header_add(c, id)) && header_add(c, "Content-Type: application/json") && header_add(c, "Accept: text/event-stream") &&
-           header_add(c, "Expect:") && (!*authorization || header_add(c, authorization));
+    return header_add(c, "Content-Type: application/json") && header_add(c, "Accept: text/event-stream") &&
+           header_add(c, "Expect:") && (!*request_id || header_add(c, id)) &&
+           (!*authorization || header_add(c, authorization));
 }
 
 #define SET(option, value) (curl_easy_setopt(c->easy, CURLOPT_##option, value) == CURLE_OK)

@@ -54,7 +54,7 @@ int order_check(struct order *ret, const struct egress_config *config, const uin
     j = json_parse(payload + sizeof(n), n, NULL);
     if (json_read_string(j, "endpoint", &name, NULL) != 1 || json_read_string(j, "label", &label_text, NULL) != 1 ||
         json_read_string(j, "body_sha256", &sha256, NULL) != 1 ||
-        json_read_int(j, "deadline_msec", 1, MAX_DEADLINE_MSEC, &o.deadline_msec, NULL) != 1)
+        json_read_int(j, "deadline_msec", 0, MAX_DEADLINE_MSEC, &o.deadline_msec, NULL) != 1)
         return err_set(err, -EPERM, "the order is incomplete");
 
     snprintf(o.request_id, sizeof(o.request_id), "%s",

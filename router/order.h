@@ -2,13 +2,11 @@
 #pragma once
 
 #include "base/id.h"
-#include "base/id.h"
 #include "router/egress.h"
 
 struct order {
     const struct cloud_endpoint *endpoint;   /* in the configuration */
     int64_t deadline_msec;
-    char request_id[ID_BYTES];
     const uint8_t *body;                     /* in the payload */
     size_t body_len;
     char request_id[ID_BYTES];               /* "" when the order names none */

@@ -26,8 +26,8 @@
  * The log has one JSON line an event, written at once: "bytes" when the first byte of a request came, "request" when
  * the whole body came, "answered" when the answer was written, "closed" when the client left in the middle of either.
  * Each has conn, seq (request on this connection) and time; "request" has path, headers, bytes, body_sha256, model and
- * id, which is x-client-request-id or the body's `user` or metadata.id; "closed" has `during`, and in a request how many
- * bytes of the body had come. */
+ * id, which is x-client-request-id or the body's `user` or metadata.id; "closed" has `during`, and in a request how
+ * many bytes of the body had come. */
 #include <arpa/inet.h>
 #include <ctype.h>
 #include <errno.h>
