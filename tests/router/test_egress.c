@@ -42,6 +42,8 @@ struct rig {
     struct shared *shared;
 };
 
+static const char request_id[] = "01ARZ3NDEKTSV4RRFFQ69G5FAV";
+
 /* All that came for one call. */
 struct answer {
     int head;                      /* status, 0: none came */
@@ -234,8 +236,8 @@ static void start(struct rig *r, uint64_t id, const char *endpoint, const char *
     char hex[65];
 
     sha256_hex(hex, body);
-    cr_assert_geq(asprintf(&json, "{\"endpoint\":\"%s\",\"label\":\"%s\",\"body_sha256\":\"%s\",\"deadline_msec\":%d}",
-                           endpoint, label, hex, deadline_msec), 0);
+    cr_assert_geq(asprintf(&json, "{\"endpoint\":\"%s\",\"label\":\"%s\",\"body_sha256\":\"%s\",\"deadline_msec\":%d,"
+                           "\"request_id\":\"%s\"}", endpoint, label, hex, deadline_msec, request_id), 0);
     order(r, id, json, body, strlen(body));
 }
 
@@ -442,6 +444,8 @@ Test(egress, headers_and_reuse)
     cr_assert_str_eq(json_string_value(json_object_get(h, "user-agent")), "tern/" TERN_VERSION);
     cr_assert_str_eq(json_string_value(json_object_get(h, "accept")), "text/event-stream");
     cr_assert_str_eq(json_string_value(json_object_get(h, "content-type")), "application/json");
+    cr_assert_str_eq(json_string_value(json_object_get(h, "x-client-request-id")), request_id);
+    cr_assert_str_eq(json_string_value(json_object_get(seen, "id")), request_id);
     cr_assert_null(json_object_get(h, "expect"));
     cr_assert_null(json_object_get(h, "accept-encoding"));
     cr_assert_null(json_object_get(h, "authorization"));
@@ -769,27 +773,35 @@ static void refused(struct rig *r, const char *error)
     answer_done(&a);
 }
 
+/* An order for the body "{}" with nothing wrong, but for the member that is given instead. */
+static void order_text(char *out, size_t size, const char *instead)
+{
+    static const char *const members[] = {
+        "\"endpoint\":\"stub\"", "\"label\":\"public\"", "\"deadline_msec\":1000",
+        "\"body_sha256\":\"44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a\"",
+    };
+    size_t n = 0;
+
+    for (size_t i = 0; i < ARRAY_SIZE(members); i++) {
+        size_t name = strcspn(members[i], ":");
+        n += (size_t)snprintf(out + n, size - n, "%s%s", i ? "," : "{",
+                              strncmp(members[i], instead, name) == 0 ? instead : members[i]);
+    }
+    snprintf(out + n, size - n, "}");
+}
+
 Test(egress, orders_that_do_not_match)
 {
-    static const char digest[] = "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a";   /* of {} */
-    static const char *const orders[] = {
-        "", "{", "[]", "{}", "null",
-        "{\"endpoint\":\"stub\",\"label\":\"public\",\"body_sha256\":\"%s\"}",
-        "{\"endpoint\":\"stub\",\"label\":\"public\",\"deadline_msec\":1000}",
-        "{\"endpoint\":\"stub\",\"body_sha256\":\"%s\",\"deadline_msec\":1000}",
-        "{\"label\":\"public\",\"body_sha256\":\"%s\",\"deadline_msec\":1000}",
-        "{\"endpoint\":7,\"label\":\"public\",\"body_sha256\":\"%s\",\"deadline_msec\":1000}",
-        "{\"endpoint\":\"stub\",\"label\":\"public\",\"body_sha256\":\"%s\",\"deadline_msec\":0}",
-        "{\"endpoint\":\"stub\",\"label\":\"public\",\"body_sha256\":\"%s\",\"deadline_msec\":-5}",
-        "{\"endpoint\":\"stub\",\"label\":\"everyone\",\"body_sha256\":\"%s\",\"deadline_msec\":1000}",
-        "{\"endpoint\":\"stub\",\"label\":\"private\",\"body_sha256\":\"%s\",\"deadline_msec\":1000}",
-        "{\"endpoint\":\"stub\",\"label\":\"secret\",\"body_sha256\":\"%s\",\"deadline_msec\":1000}",
-        "{\"endpoint\":\"nobody\",\"label\":\"public\",\"body_sha256\":\"%s\",\"deadline_msec\":1000}",
-        "{\"endpoint\":\"\",\"label\":\"public\",\"body_sha256\":\"%s\",\"deadline_msec\":1000}",
-        "{\"endpoint\":\"far\",\"label\":\"public\",\"body_sha256\":\"%s\",\"deadline_msec\":1000}",
-        "{\"endpoint\":\"stub\",\"label\":\"public\",\"body_sha256\":\"\",\"deadline_msec\":1000}",
-        "{\"endpoint\":\"stub\",\"label\":\"public\",\"body_sha256\":\"0%s\",\"deadline_msec\":1000}",
+    /* Each takes the place of its member in an order that would be sent. */
+    static const char *const bad[] = {
+        "\"endpoint\":null", "\"endpoint\":7", "\"endpoint\":\"\"", "\"endpoint\":\"nobody\"", "\"endpoint\":\"far\"",
+        "\"label\":null", "\"label\":0", "\"label\":\"everyone\"", "\"label\":\"private\"", "\"label\":\"secret\"",
+        "\"body_sha256\":null", "\"body_sha256\":\"\"", "\"body_sha256\":\"44136fa3\"",
+        "\"body_sha256\":\"54136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a\"",
+        "\"deadline_msec\":null", "\"deadline_msec\":-1", "\"deadline_msec\":1.5", "\"deadline_msec\":99999999999",
     };
+    static const char *const no_orders[] = {"", "{", "[]", "{}", "null", "{\"endpoint\":\"stub\"}"};
+    cleanup(json_decrefp) json_t *seen = NULL;
     struct answer a;
     struct rig r;
     char json[512];
@@ -798,16 +810,17 @@ Test(egress, orders_that_do_not_match)
     rig_init(&r);
     endpoint_add(&r, "far", "http://192.0.2.1/v1");
     worker_start(&r);
-    for (size_t i = 0; i < ARRAY_SIZE(orders); i++) {
-        const char *at = strstr(orders[i], "%s");
-        snprintf(json, sizeof(json), "%.*s%s%s", (int)(at ? at - orders[i] : (long)strlen(orders[i])), orders[i],
-                 at ? digest : "", at ? at + 2 : "");
+    for (size_t i = 0; i < ARRAY_SIZE(no_orders); i++) {
+        order(&r, 1, no_orders[i], "{}", 2);
+        refused(&r, EGRESS_ERR_REFUSED);
+    }
+    for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+        order_text(json, sizeof(json), bad[i]);
         order(&r, 1, json, "{}", 2);
         refused(&r, EGRESS_ERR_REFUSED);
     }
     /* Another body than the one recorded, by one byte; and payloads too short for what they say. */
-    snprintf(json, sizeof(json), "{\"endpoint\":\"stub\",\"label\":\"public\",\"body_sha256\":\"%s\","
-             "\"deadline_msec\":1000}", digest);
+    order_text(json, sizeof(json), "");
     order(&r, 1, json, "{ }", 3);
     refused(&r, EGRESS_ERR_REFUSED);
     order(&r, 1, json, "", 0);
@@ -820,12 +833,18 @@ Test(egress, orders_that_do_not_match)
     refused(&r, EGRESS_ERR_REFUSED);
     nothing_left(&r);
 
-    /* The same order with nothing wrong does arrive. */
+    /* The same order with nothing wrong does arrive; an id that could not be ours is not sent along. */
     order(&r, 1, json, "{}", 2);
     answer_wait(&r, &a, 3000);
     cr_assert_eq(a.head, 200);
     answer_done(&a);
-    cr_assert_eq(log_count(&r, "bytes", NULL, 1, 1000), 1);
+    strcpy(strrchr(json, '}'), ",\"request_id\":\"01ARZ3NDEKTSV4RRFFQ69G5F\\r\\n\"}");
+    order(&r, 1, json, "{}", 2);
+    answer_wait(&r, &a, 3000);
+    cr_assert_eq(a.head, 200);
+    answer_done(&a);
+    cr_assert_eq(log_count(&r, "request", &seen, 2, 1000), 2);
+    cr_assert_null(json_object_get(json_object_get(seen, "headers"), "x-client-request-id"));
     rig_done(&r);
 }
 
