@@ -152,6 +152,7 @@ static void reload_start(struct front *f)
 {
     pthread_attr_t attr;
     pthread_t thread;
+    int r;
 
     f->reload.again = f->reload.running;
     if (f->reload.running || f->d.draining)
@@ -161,10 +162,11 @@ static void reload_start(struct front *f)
     f->reload.mail.run = on_reloaded;
     pthread_attr_init(&attr);
     pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-    f->reload.result = -pthread_create(&thread, &attr, reload_thread, f);
+    r = pthread_create(&thread, &attr, reload_thread, f);
     pthread_attr_destroy(&attr);
-    if (f->reload.result < 0) {
-        err_set(&f->reload.err, f->reload.result, "%s", strerror(-f->reload.result));
+    /* From here on f->reload is the thread's. */
+    if (r != 0) {
+        f->reload.result = err_set(&f->reload.err, -r, "%s", strerror(r));
         on_reloaded(&f->reload.mail);
     }
 }
