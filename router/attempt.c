@@ -158,10 +158,10 @@ void answer_flush(struct request *q)
 {
     struct answer *a = &q->answer;
 
-    if (q->rows_pending || q->paused || (!a->text.len && !a->logprobs))
+    if (q->rows_pending || (!a->text.len && !a->logprobs))
         return;
     answer_begin(q);
-    if (!q->sink || q->paused)      /* beginning may have shown that the client left, or is slow */
+    if (!q->sink || q->paused)      /* beginning may have shown that the client has left, or is slow */
         return;
     if (!q->first_token_usec)
         q->first_token_usec = clock_usec() - q->began_usec;

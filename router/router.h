@@ -115,7 +115,7 @@ struct request_options {
     uint64_t deadline_usec;       /* time from now, 0: the configured one; never longer than it */
 };
 
-/* Start. Takes `chat` on success. 0; -ENOMEM; or 1 with *ret_error filled (static strings, answer at once): draining, the
+/* Start. Takes `chat` on success. 0; -ENOMEM; or 1 with *ret_error filled (strings last until the next call): draining, the
  * audit queue is full, model unknown, x-tern-mode invalid. id is written in every case. */
 int request_start(struct request **ret, struct router *r, struct chat_request *chat, const struct request_options *o,
                   const struct request_sink *sink, void *arg, char ret_id[ID_BYTES], struct request_error *ret_error);
