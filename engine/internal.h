@@ -13,8 +13,10 @@
  * file and not overlapping, no duplicate names. Errors name the key or tensor and the byte. */
 enum gguf_type { GGUF_U8, GGUF_I8, GGUF_U16, GGUF_I16, GGUF_U32, GGUF_I32, GGUF_F32, GGUF_BOOL, GGUF_STRING, GGUF_ARRAY,
                  GGUF_U64, GGUF_I64, GGUF_F64 };
-enum tensor_type { TENSOR_F32 = 0, TENSOR_F16 = 1, TENSOR_Q8_0 = 8, TENSOR_BF16 = 30, TENSOR_TQ1_0 = 34, TENSOR_TQ2_0 = 35,
-                   TENSOR_I2_S = 36 };
+enum tensor_type { TENSOR_F32 = 0, TENSOR_F16 = 1, TENSOR_Q4_0 = 2, TENSOR_Q5_0 = 6, TENSOR_Q8_0 = 8, TENSOR_Q6_K = 14,
+                   TENSOR_BF16 = 30, TENSOR_TQ1_0 = 34, TENSOR_TQ2_0 = 35, TENSOR_I2_S = 36, TENSOR_I8_S = 37, TENSOR_TL1 = 38,
+                   TENSOR_TL2 = 39, TENSOR_IQ1_BN = 134, TENSOR_IQ2_BN = 135,
+                   TENSOR_HF_U8 = 1000 /* no GGUF number: Hugging Face's packed u8, rows striped by quarters */ };
 
 struct gguf_string { const char *data; size_t len; };     /* not NUL-terminated; points into the file */
 struct gguf_tensor {
