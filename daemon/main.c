@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include "base/clock.h"
 #include "base/log.h"
@@ -336,6 +337,18 @@ static void front_end(struct front *f)
     waitpid(f->spawner, NULL, 0);
 }
 
+/* Each connection is a descriptor; the usual soft limit of 1024 is meant for select(). */
+static void raise_file_limit(void)
+{
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+        return;
+    limit.rlim_cur = limit.rlim_max;
+    if (setrlimit(RLIMIT_NOFILE, &limit) < 0)
+        log_warning("cannot raise the limit of open files: %s", strerror(errno));
+}
+
 static int front_main(const struct arguments *args, int argc, char **argv)
 {
     static struct front f;
@@ -357,6 +370,7 @@ static int front_main(const struct arguments *args, int argc, char **argv)
         f.status = EXIT_BAD_CONFIG;
     } else {
         log_init("ternd", (enum log_level)f.d.config->log.level);
+        raise_file_limit();
         r = front_start(&f, &err);
         if (r < 0)
             log_error("%s", err.msg);
