@@ -282,6 +282,8 @@ void fake_start(void (*change)(struct config *c))
     struct listener listeners[LISTEN_MAX];
     struct err err = {""};
 
+    if (fake.d.base)                       /* Criterion runs a suite's init also before a test's own */
+        fake_stop();
     log_init("test", getenv("TERN_TEST_LOG") ? LOG_LEVEL_DEBUG : LOG_LEVEL_ERROR);
     memset(&fake, 0, sizeof(fake));
     memset(piece, 'x', sizeof(piece));
@@ -312,6 +314,7 @@ void fake_stop(void)
     event_base_free(fake.d.base);
     config_unref(config);
     unlink(unix_address().sun_path);
+    fake.d.base = NULL;
 }
 
 /* ---- The client ---------------------------------------------------------------------------------------------------------- */
