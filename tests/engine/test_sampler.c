@@ -213,7 +213,9 @@ Test(sampler, penalties)
     cr_expect_eq(t.id, 1);
     cr_expect_float_eq(t.margin, 0.5, 1e-6);
     cr_expect_float_eq(t.logprob, 1.5 - log(exp(2) + exp(1.5) + exp(-0.4)), 1e-5);
-    cr_expect_eq(pick(s, logits, 3).id, 0);          /* 1 against 0.75; once a token, however often it came */
+    t = pick(s, logits, 3);           /* 1 against 0.75; once a token, however often it came */
+    cr_expect_eq(t.id, 0);
+    cr_expect_float_eq(t.logprob, 2 - log(exp(2) + exp(1.5) + exp(-0.4)), 1e-5);
     cr_expect_eq(pick(s, logits, 3).id, 0);
     sampler_free(s);
 
@@ -225,8 +227,9 @@ Test(sampler, penalties)
     /* The repeat penalty forgets what lies more than 64 tokens back. */
     s = make(&p, 3);
     cr_expect_eq(pick(s, logits, 3).id, 0);
-    for (int i = 0; i < 64; i++)
+    for (int i = 0; i < 63; i++)
         cr_expect_eq(pick(s, other, 3).id, 1);
+    cr_expect_eq(pick(s, later, 3).id, 2);           /* 1 and 1.25 against 1.5 */
     cr_expect_eq(pick(s, later, 3).id, 0);
     sampler_free(s);
 

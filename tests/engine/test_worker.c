@@ -423,6 +423,7 @@ Test(worker, stop_strings)
     struct engine_config cfg = config(1, 0);
     struct engine e = engine_start(&cfg);
     struct answer whole, a;
+    char more[64];
 
     expect_ready(&e);
     whole = ask(&e, "how would you say fly in italian", "");
@@ -434,6 +435,10 @@ Test(worker, stop_strings)
     a = ask(&e, "how would you say fly in italian", ",\"stop\":\"that.?\"");
     cr_expect_str_eq(a.text, "Translating that.");
     cr_expect(a.n == whole.n && a.end.finish == FINISH_STOP);
+    snprintf(more, sizeof(more), ",\"stop\":\"that.?\",\"max_tokens\":%zu", whole.n - 1);
+    a = ask(&e, "how would you say fly in italian", more);
+    cr_expect_str_eq(a.text, "Translating that.");
+    cr_expect(a.n == whole.n - 1 && a.end.finish == FINISH_LENGTH);
     engine_stop(&e);
 }
 

@@ -218,7 +218,7 @@ static inline struct tokenizer *vocab_llama3(bool with_pre, size_t *ret_merges)
     static struct rank ranks[LLAMA3_RANKS];
     static uint32_t sorted[LLAMA3_RANKS];
     static int32_t types[LLAMA3_SIZE];
-    cleanup(vocab_file_done) struct vocab_file v;
+    cleanup(vocab_file_done) struct vocab_file v = { .n_kv = 0 };
     cleanup(buf_done) struct buf text = { 0 }, merges = { 0 }, names = { 0 };
     struct tokenizer *t = NULL;
     struct err err = { "" };
