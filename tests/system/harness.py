@@ -94,6 +94,10 @@ class Daemon:
         except OSError:
             return False
 
+    def listening(self):
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
+            return True
+
     def request(self, method, path, body=None, headers=None, timeout=60):
         """One request over TCP on a connection of its own; the answer is read whole. Returns it with .body and .json()."""
         c = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout * PATIENCE)

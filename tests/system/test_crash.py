@@ -126,8 +126,8 @@ def test_kill_9_of_ternd_loses_no_decision():
         for t in threads:
             t.start()
         for _ in range(rounds):
-            wait_for("ternd", lambda: d.ready(), every=0.005)
-            time.sleep(rnd.random() * 0.08)
+            wait_for("ternd to listen", d.listening, every=0.005)
+            time.sleep(rnd.random() * 0.25)      # from the first requests, before the workers are up, to full load
             d.p.kill()
             d.p.wait()
             d.start(wait=False)
