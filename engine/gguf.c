@@ -234,14 +234,17 @@ static int take_keys(struct gguf *g, struct cursor *c, uint64_t n, struct err *e
 
 /* ---- tensors ---------------------------------------------------------------------------------------------------- */
 
-/* Bytes of a tensor: whole blocks along its rows, or for I2_S of the whole and its scale. */
+/* Bytes of a tensor: whole blocks along its rows; of ik_llama.cpp's types each row has a scale before them, I2_S has one
+ * behind the whole. */
 static int tensor_bytes(const struct gguf_tensor *t, size_t *ret)
 {
-    static const struct { uint32_t type, block, bytes; } types[] = {
-        { TENSOR_F32, 1, 4 }, { TENSOR_F16, 1, 2 }, { TENSOR_BF16, 1, 2 }, { TENSOR_Q8_0, Q8_0_BLOCK, Q8_0_BLOCK_BYTES },
-        { TENSOR_TQ1_0, 256, 54 }, { TENSOR_TQ2_0, 256, 66 }, { TENSOR_I2_S, 1, 0 },
+    static const struct { uint32_t type, block, bytes, row; } types[] = {
+        { TENSOR_F32, 1, 4, 0 }, { TENSOR_F16, 1, 2, 0 }, { TENSOR_BF16, 1, 2, 0 }, { TENSOR_Q4_0, 32, 18, 0 },
+        { TENSOR_Q5_0, 32, 22, 0 }, { TENSOR_Q8_0, Q8_0_BLOCK, Q8_0_BLOCK_BYTES, 0 }, { TENSOR_Q6_K, 256, 210, 0 },
+        { TENSOR_TQ1_0, 256, 54, 0 }, { TENSOR_TQ2_0, 256, 66, 0 }, { TENSOR_I2_S, 1, 0, 0 },
+        { TENSOR_IQ1_BN, 64, 13, 2 }, { TENSOR_IQ2_BN, 64, 16, 4 },
     };
-    size_t n = 1, i = 0;
+    size_t n = 1, rows, bytes, i = 0;
 
     while (i < ARRAY_SIZE(types) && types[i].type != t->type)
         i++;
@@ -256,7 +259,11 @@ static int tensor_bytes(const struct gguf_tensor *t, size_t *ret)
         *ret = n / 4 + 32;
         return 0;
     }
-    return t->dims[0] % types[i].block || !size_mul(ret, n / types[i].block, types[i].bytes) ? -EDOM : 0;
+    rows = n / t->dims[0];
+    if (t->dims[0] % types[i].block || !size_mul(&bytes, n / types[i].block, types[i].bytes) ||
+        !size_mul(&rows, rows, types[i].row) || !size_add(ret, bytes, rows))
+        return -EDOM;
+    return 0;
 }
 
 /* Fills all but data, which stays an offset until the data section's begin is known. */
@@ -288,9 +295,13 @@ static int take_tensor(struct cursor *c, struct gguf_tensor *t, uint64_t *ret_of
         return r;
 
     r = tensor_bytes(t, &t->bytes);
+    if (r == -ENOTSUP && (t->type == TENSOR_TL1 || t->type == TENSOR_TL2))
+        return err_set(err, -EINVAL, "GGUF: tensor %.*s at byte %zu is of type TL%u (%u), whose order of bytes depends on how its "
+                       "writer was built; convert the original model to I2_S, TQ2_0 or safetensors instead",
+                       NAME_ARGS(t->name), at, t->type - TENSOR_TL1 + 1, t->type);
     if (r == -ENOTSUP)
-        return err_set(err, -EINVAL, "GGUF: tensor %.*s at byte %zu is of type %u; read are F32, F16, BF16, Q8_0, TQ1_0, TQ2_0 "
-                       "and I2_S", NAME_ARGS(t->name), at, t->type);
+        return err_set(err, -EINVAL, "GGUF: tensor %.*s at byte %zu is of type %u; read are F32, F16, BF16, Q4_0, Q5_0, Q6_K, Q8_0, "
+                       "TQ1_0, TQ2_0, I2_S, IQ1_BN and IQ2_BN", NAME_ARGS(t->name), at, t->type);
     if (r < 0)
         return err_set(err, -EINVAL, "GGUF: tensor %.*s at byte %zu has a shape its type cannot have", NAME_ARGS(t->name), at);
     return 0;

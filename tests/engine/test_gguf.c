@@ -170,7 +170,7 @@ static void tensor_raw(struct gguf_writer *w, const char *name, uint32_t n_dims,
     put_u64(&w->infos, offset);
     w->n_tensors++;
 }
-static void tensor_unknown_type(struct gguf_writer *w) { tensor_raw(w, "x", 1, 4, 0, 14, 0); }
+static void tensor_unknown_type(struct gguf_writer *w) { tensor_raw(w, "x", 1, 4, 0, 10, 0); }
 static void tensor_no_dims(struct gguf_writer *w) { tensor_raw(w, "x", 0, 4, 0, 0, 0); }
 static void tensor_five_dims(struct gguf_writer *w) { tensor_raw(w, "x", 5, 4, 0, 0, 0); }
 static void tensor_zero_dim(struct gguf_writer *w) { tensor_raw(w, "x", 2, 4, 0, 0, 0); }
@@ -238,7 +238,7 @@ static const struct {
     BAD(array_strings_too_many, "x.strings"), BAD(array_string_too_long, "longer than the file"),
     BAD(array_of_odd_bools, "x.bools"), BAD(alignment_odd, "general.alignment"), BAD(alignment_zero, "general.alignment"),
     BAD(alignment_huge, "general.alignment"), BAD(alignment_small, "general.alignment"),
-    BAD(alignment_a_string, "general.alignment"), BAD(tensor_unknown_type, "type 14"), BAD(tensor_no_dims, "dimensions"),
+    BAD(alignment_a_string, "general.alignment"), BAD(tensor_unknown_type, "type 10"), BAD(tensor_no_dims, "dimensions"),
     BAD(tensor_five_dims, "dimensions"), BAD(tensor_zero_dim, "shape"), BAD(tensor_dims_wrap, "shape"),
     BAD(tensor_bytes_wrap, "shape"), BAD(tensor_broken_block, "shape"), BAD(tensor_broken_i2s, "shape"),
     BAD(tensor_unaligned, "aligned"), BAD(tensor_past_the_end, "past the end"), BAD(tensor_offset_far, "past the end"),
