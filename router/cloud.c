@@ -18,6 +18,7 @@
 #define BACKOFF_MIN_USEC (500 * USEC_PER_MSEC)
 #define BACKOFF_MAX_USEC (8 * USEC_PER_SEC)
 #define RETRY_AFTER_MAX_SEC 30
+#define GRACE_SEC 5                        /* for an egress that is starting */
 #define TOKENS_MAX 100000000               /* of one call; a usage beyond it is not believed */
 
 /* ---- Breakers ---------------------------------------------------------------------------------------------------- */
@@ -445,20 +446,42 @@ static void on_down(struct router *r, bool replaced)
 {
     struct request *q;
 
+    if (r->cloud.ready)
+        event_add(&r->cloud.grace, &(struct timeval) {.tv_sec = GRACE_SEC});
     r->cloud.ready = false;
     while ((q = TAILQ_FIRST(&r->cloud.calls))) {
         attempt_fail(q, "egress-lost");
         request_fault(q, 502, "upstream_error", "egress_lost", "the connection to the cloud was lost; try again", 1);
         call_close(q, CALL_CANCELLED);
     }
-    TAILQ_FOREACH(q, &r->requests, all)
-        request_run(q);
+    request_run_all(r);
     if (!replaced && r->hooks.worker_down)
         r->hooks.worker_down(r->hooks.arg, false);
 }
 
+static void on_grace_over(evutil_socket_t fd, short what, void *arg)
+{
+    struct router *r = arg;
+
+    if (!cloud_attached(r))
+        log_warning("egress did not come back within %d s; requests no longer wait for it", GRACE_SEC);
+    request_run_all(r);
+}
+
+bool cloud_attached(const struct router *r)
+{
+    return r->cloud.link.bev;
+}
+
+bool cloud_up(const struct router *r)
+{
+    return cloud_attached(r) || evtimer_pending(&r->cloud.grace, NULL);
+}
+
 void cloud_init(struct router *r)
 {
+    evtimer_assign(&r->cloud.grace, r->base, on_grace_over, r);
+    event_add(&r->cloud.grace, &(struct timeval) {.tv_sec = GRACE_SEC});
     TAILQ_INIT(&r->cloud.calls);
     r->cloud.retries = RETRY_BUDGET_MAX;
     link_init(&r->cloud.link, r, r->base, EGRESS_PING, on_frame, on_down);
@@ -467,4 +490,5 @@ void cloud_init(struct router *r)
 void cloud_done(struct router *r)
 {
     link_done(&r->cloud.link);
+    event_del(&r->cloud.grace);
 }

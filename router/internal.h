@@ -120,6 +120,7 @@ struct request {
 
 /* Do what can be done now. May free the request. */
 void request_run(struct request *q);
+void request_run_all(struct router *r);
 /* What the client is told if no tier answers; the last one counts. Message in the arena, or static; NULL: no memory. */
 void request_fault(struct request *q, int status, const char *type, const char *code, const char *message,
                    unsigned retry_after_sec);
@@ -171,6 +172,7 @@ unsigned local_retry_after_sec(const struct router *r);
 struct cloud {
     struct link link;                      /* a worker that is still loading reads its orders afterwards */
     bool ready;
+    struct event grace;                    /* pending: a worker that is not attached may still come */
     unsigned n_attached;
     TAILQ_HEAD(, request) calls;           /* sent, and not ended */
     struct cloud_known { char name[64]; struct breaker breaker; } endpoints[POLICY_MAX_ENDPOINTS];
@@ -179,6 +181,8 @@ struct cloud {
 };
 void cloud_init(struct router *r);
 void cloud_done(struct router *r);
+bool cloud_attached(const struct router *r);
+bool cloud_up(const struct router *r);     /* attached, or expected within the grace */
 void cloud_set_config(struct router *r, const struct router_config *c);   /* breakers by name; a latch is released */
 bool cloud_ready(const struct request *q, size_t endpoint);      /* its breaker would let a call through */
 const struct breaker *cloud_breaker(const struct router *r, const char *endpoint);   /* or NULL */

@@ -84,14 +84,6 @@ static void pump(struct router *r)
     }
 }
 
-static void wake_all(struct router *r)
-{
-    struct request *q;
-
-    TAILQ_FOREACH(q, &r->requests, all)
-        request_run(q);
-}
-
 /* The engine is not coming: nobody waits for it. */
 static void line_dismiss(struct router *r)
 {
@@ -102,7 +94,7 @@ static void line_dismiss(struct router *r)
         run_fail(q, "engine-down", "engine_down", "the local model is not running; see the daemon's log");
         q->fault.http_status = 503;
     }
-    wake_all(r);
+    request_run_all(r);
 }
 
 int local_start(struct request *q)
@@ -158,7 +150,7 @@ static int on_ready(struct router *r, const struct frame *f)
     event_del(&r->local.grace);
     log_notice("the engine is ready with model %s", model);
     pump(r);
-    wake_all(r);
+    request_run_all(r);
     return 0;
 }
 
@@ -328,7 +320,7 @@ static void on_down(struct router *r, bool replaced)
             run_fail(l->runs[i].request, "engine-lost", "engine_lost", "the local model stopped; try again");
         }
     l->n_runs = 0;
-    wake_all(r);
+    request_run_all(r);
     if (!replaced && r->hooks.worker_down)
         r->hooks.worker_down(r->hooks.arg, true);
 }

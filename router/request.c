@@ -79,6 +79,15 @@ void request_run(struct request *q)
         event_active(&q->timer, EV_TIMEOUT, 0);
 }
 
+void request_run_all(struct router *r)
+{
+    struct request *q;
+
+    /* A request is freed from the loop only, so walking on from it is safe. */
+    TAILQ_FOREACH(q, &r->requests, all)
+        request_run(q);
+}
+
 void request_fault(struct request *q, int status, const char *type, const char *code, const char *message,
                    unsigned retry_after_sec)
 {
@@ -211,7 +220,7 @@ static void input_refresh(struct request *q)
     in->stage = q->stage;
     in->local_up = local_up(q->router);
     in->local_complete = q->has_kept || (q->attempt.tier == ROUTE_LOCAL && q->attempt.state == ATTEMPT_OK);
-    in->link_up = q->router->cloud.link.bev && !q->config->offline && !q->rows_lost;
+    in->link_up = cloud_up(q->router) && !q->config->offline && !q->rows_lost;
     for (size_t i = 0; i < q->config->policy.n_endpoints; i++)
         in->endpoint_ready[i] = !in->endpoint_tried[i] && cloud_ready(q, i);
 }
@@ -348,7 +357,7 @@ static enum step do_cloud(struct request *q)
 
 static enum step do_send(struct request *q)
 {
-    if (q->rows_pending)
+    if (q->rows_pending || (!q->rows_lost && !cloud_attached(q->router) && cloud_up(q->router)))
         return STEP_WAIT;
     if (!q->rows_lost && cloud_send(q) == 0)
         return STEP_ANSWER;

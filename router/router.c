@@ -95,6 +95,8 @@ int router_attach_egress(struct router *r, int fd)
 
     if (result == 0 && r->cloud.n_attached++)
         r->metrics.egress_restarts++;
+    if (result == 0)
+        request_run_all(r);
     return result;
 }
 
