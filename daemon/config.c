@@ -1,6 +1,7 @@
-/* Configuration files to one struct config. inih splits lines into names and values, but Debian builds it without line numbers
- * and it says nothing of sections without keys; so its reader here (next_line) counts lines and watches section headings
- * itself. Everything that is set goes through set_option(), whether it came from a file or from --set. */
+/* Configuration files to one struct config. inih splits lines into names and values, but Debian builds it without
+ * line numbers and it says nothing of sections without keys; so its reader here (next_line) counts lines and watches
+ * section headings itself. Everything that is set goes through set_option(), whether it came from a file or from
+ * --set. */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -47,7 +48,7 @@ static bool name_is_valid(const char *s)
            strspn(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") == strlen(s);
 }
 
-/* ---- Defaults ------------------------------------------------------------------------------------------------------------ */
+/* ---- Defaults -------------------------------------------------------------------------------------------------- */
 
 static int set_defaults(void *home_struct, enum option_home home, struct err *err)
 {
@@ -79,7 +80,7 @@ static int set_state_directory(struct config *c, struct err *err)
     return 0;
 }
 
-/* ---- Sections ------------------------------------------------------------------------------------------------------------ */
+/* ---- Sections -------------------------------------------------------------------------------------------------- */
 
 static int enter_cloud(struct reading *in, const char *name)
 {
@@ -181,7 +182,7 @@ static int set_option(struct reading *in, const char *key, const char *value)
     return option_set(o, in->home[o->home], value, &err) < 0 ? fault(in, err.msg) : 0;
 }
 
-/* ---- Files --------------------------------------------------------------------------------------------------------------- */
+/* ---- Files ----------------------------------------------------------------------------------------------------- */
 
 /* inih's reader: one line of the text, which ends with a NUL. */
 static char *next_line(char *out, int size, void *stream)
@@ -351,7 +352,7 @@ static int read_set(struct reading *in, const char *set)
     return 0;
 }
 
-/* ---- The whole ----------------------------------------------------------------------------------------------------------- */
+/* ---- The whole ------------------------------------------------------------------------------------------------- */
 
 static int check_cloud(struct cloud_endpoint *e, struct err *err)
 {
@@ -397,8 +398,8 @@ static int finish(struct config *c, struct err *err)
     if (*c->listen.unix_path && *c->listen.unix_path != '/')
         return err_set(err, -EINVAL, "[listen] unix: expected an absolute path");
     if (router->policy.abort_threshold > router->policy.threshold)
-        return err_set(err, -EINVAL, "[policy] abort_threshold: %g is above threshold (%g)", router->policy.abort_threshold,
-                       router->policy.threshold);
+        return err_set(err, -EINVAL, "[policy] abort_threshold: %g is above threshold (%g)",
+                       router->policy.abort_threshold, router->policy.threshold);
     for (size_t i = 0; i < router->cloud.n_endpoints; i++) {
         r = check_cloud(&router->cloud.endpoints[i], err);
         if (r < 0)
@@ -416,7 +417,8 @@ static int finish(struct config *c, struct err *err)
     return policy_digest(router->policy_digest, &router->policy);
 }
 
-int config_load(struct config **ret, const char *path, bool path_given, char *const *sets, size_t n_sets, struct err *err)
+int config_load(struct config **ret, const char *path, bool path_given, char *const *sets, size_t n_sets,
+                struct err *err)
 {
     cleanup(config_unrefp) struct config *c = calloc(1, sizeof(*c));
     struct reading in = {.config = c};

@@ -51,7 +51,8 @@ int sandbox_enter(enum sandbox_role role, struct err *err);
 /* ---- listen.c: sockets passed in by systemd, else our own ---- */
 #define LISTEN_MAX 8
 struct listener { int fd; bool is_unix; bool is_loopback; bool ours /* not passed in */; char name[128]; };
-/* Read "127.0.0.1:8420" or "[::1]:8420": numeric and loopback (port 0: the kernel picks). Its length, or -EINVAL with *err. */
+/* Read "127.0.0.1:8420" or "[::1]:8420": numeric and loopback (port 0: the kernel picks). Its length, or -EINVAL
+ * with *err. */
 int listen_address(struct sockaddr_storage *ret, const char *text, struct err *err);
 /* Refuses a TCP address that is not loopback (TLS and keys come with a later version). 0 or negative with *err. */
 int listen_open(struct listener ret[LISTEN_MAX], size_t *ret_n, const struct config *c, struct err *err);

@@ -1,7 +1,7 @@
-/* The sockets that clients come in by: those the service manager passed (named by FileDescriptorName=), else those the
- * configuration names. The API has no TLS and keys are optional, so a TCP address that is not loopback is refused, whoever
- * opened it. A unix socket left behind by a process that died is told from a live one by connecting, which is why this comes
- * before sandbox_enter(). */
+/* The sockets that clients come in by: those the service manager passed (named by FileDescriptorName=), else those
+ * the configuration names. The API has no TLS and keys are optional, so a TCP address that is not loopback is
+ * refused, whoever opened it. A unix socket left behind by a process that died is told from a live one by connecting,
+ * which is why this comes before sandbox_enter(). */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <event2/util.h>
@@ -63,8 +63,8 @@ int listen_address(struct sockaddr_storage *ret, const char *text, struct err *e
     if (len < 0)
         return err_set(err, len, "[listen] tcp: \"%.80s\" is not ADDRESS:PORT such as 127.0.0.1:8420", text);
     if (!is_loopback((struct sockaddr *)&sa))
-        return err_set(err, -EINVAL, "[listen] tcp: \"%.80s\" is not a loopback address; tern has no TLS, so put a proxy that has "
-                       "in front of it", text);
+        return err_set(err, -EINVAL, "[listen] tcp: \"%.80s\" is not a loopback address; tern has no TLS, so put "
+                       "a proxy that has in front of it", text);
     *ret = sa;
     return len;
 }
@@ -86,7 +86,8 @@ static int describe(struct listener *l, int fd)
         snprintf(l->name, sizeof(l->name), "unix:%.*s", (int)(len - offsetof(struct sockaddr_un, sun_path)),
                  ((struct sockaddr_un *)(void *)&sa)->sun_path);
     else if (sa.ss_family == AF_INET)
-        snprintf(l->name, sizeof(l->name), "%s:%u", inet_ntop(AF_INET, &in->sin_addr, host, sizeof(host)), ntohs(in->sin_port));
+        snprintf(l->name, sizeof(l->name), "%s:%u", inet_ntop(AF_INET, &in->sin_addr, host, sizeof(host)),
+                 ntohs(in->sin_port));
     else if (sa.ss_family == AF_INET6)
         snprintf(l->name, sizeof(l->name), "[%s]:%u", inet_ntop(AF_INET6, &in6->sin6_addr, host, sizeof(host)),
                  ntohs(in6->sin6_port));

@@ -1,6 +1,6 @@
-/* ternd: the front's life from arguments to exit, and the way into the two workers. The order in front_main() is the security
- * argument: the spawner is forked while this process knows nothing, sockets are opened while that is still possible, then the
- * sandbox closes, and only then come database, requests and workers. */
+/* ternd: the front's life from arguments to exit, and the way into the two workers. The order in front_main() is the
+ * security argument: the spawner is forked while this process knows nothing, sockets are opened while that is still
+ * possible, then the sandbox closes, and only then come database, requests and workers. */
 #include <errno.h>
 #include <event2/event.h>
 #include <getopt.h>
@@ -49,11 +49,18 @@ struct front {
     struct err kept_old;                         /* why the last reload did nothing; empty when it did */
 };
 
-/* ---- Status -------------------------------------------------------------------------------------------------------------- */
+/* All roles, and each reload, read the same files and --set arguments. */
+static int load(struct config **ret, const struct arguments *args, struct err *err)
+{
+    return config_load(ret, args->config, args->config != NULL, args->sets, args->n_sets, err);
+}
+
+/* ---- Status ---------------------------------------------------------------------------------------------------- */
 
 static bool engine_hopeless(const struct front *f)
 {
-    return router_engine_failure(f->d.router) || supervisor_restarts(f->d.supervisor, SPAWN_ENGINE) >= HOPELESS_RESTARTS;
+    return router_engine_failure(f->d.router) ||
+           supervisor_restarts(f->d.supervisor, SPAWN_ENGINE) >= HOPELESS_RESTARTS;
 }
 
 static void update_status(struct front *f)
@@ -98,7 +105,7 @@ static void on_watchdog(evutil_socket_t fd, short what, void *arg)
         log_error("a part of this daemon has stopped answering: the watchdog is not fed");
 }
 
-/* ---- Reload: files are read on a thread of their own, since a loop never waits -------------------------------------------- */
+/* ---- Reload: files are read on a thread of their own, since a loop never waits --------------------------------- */
 
 static void reload_start(struct front *f);
 
@@ -143,8 +150,7 @@ static void *reload_thread(void *arg)
 {
     struct front *f = arg;
 
-    f->reload.result = config_load(&f->reload.config, f->args->config, f->args->config != NULL, f->args->sets, f->args->n_sets,
-                                   &f->reload.err);
+    f->reload.result = load(&f->reload.config, f->args, &f->reload.err);
     mailbox_post(&f->d.mailbox, &f->reload.mail);
     return NULL;
 }
@@ -177,7 +183,7 @@ static void on_reload_signal(evutil_socket_t fd, short what, void *arg)
     reload_start(arg);
 }
 
-/* ---- Stopping ------------------------------------------------------------------------------------------------------------ */
+/* ---- Stopping -------------------------------------------------------------------------------------------------- */
 
 static void on_drain(evutil_socket_t fd, short what, void *arg)
 {
@@ -211,7 +217,7 @@ static void on_stop_signal(evutil_socket_t fd, short what, void *arg)
     event_add(f->drain, &(struct timeval) {.tv_usec = 20000});
 }
 
-/* ---- The front's life ---------------------------------------------------------------------------------------------------- */
+/* ---- The front's life ------------------------------------------------------------------------------------------ */
 
 static void on_mail(evutil_socket_t fd, short what, void *arg)
 {
@@ -234,7 +240,7 @@ static int make_events(struct front *f)
         {SIGTERM, on_stop_signal}, {SIGINT, on_stop_signal}, {SIGHUP, on_reload_signal},
     };
     uint64_t watchdog = notify_watchdog_usec();
-    struct timeval period = {.tv_sec = (time_t)(watchdog / USEC_PER_SEC), .tv_usec = (suseconds_t)(watchdog % USEC_PER_SEC)};
+    struct timeval period = {(time_t)(watchdog / USEC_PER_SEC), (suseconds_t)(watchdog % USEC_PER_SEC)};
 
     f->d.base = event_base_new();
     if (!f->d.base)
@@ -257,7 +263,9 @@ static int make_events(struct front *f)
 static int open_store(struct front *f, struct err *err)
 {
     const struct config *c = f->d.config;
-    const struct store_config store = {.path = c->store.path, .max_requests = c->store.max_requests, .busy_timeout_msec = 5000};
+    const struct store_config store = {
+        .path = c->store.path, .max_requests = c->store.max_requests, .busy_timeout_msec = 5000,
+    };
 
     return store_open(&f->d.store, &store, &f->d.mailbox, err);
 }
@@ -364,7 +372,7 @@ static int front_main(const struct arguments *args, int argc, char **argv)
         log_error("cannot start the spawner: %s", strerror(-r));
         return EXIT_FAILURE;
     }
-    r = config_load(&f.d.config, args->config, args->config != NULL, args->sets, args->n_sets, &err);
+    r = load(&f.d.config, args, &err);
     if (r < 0) {
         log_error("%s", err.msg);
         f.status = EXIT_BAD_CONFIG;
@@ -384,12 +392,7 @@ static int front_main(const struct arguments *args, int argc, char **argv)
     return f.status;
 }
 
-/* ---- Workers ------------------------------------------------------------------------------------------------------------- */
-
-static int load(struct config **ret, const struct arguments *args, struct err *err)
-{
-    return config_load(ret, args->config, args->config != NULL, args->sets, args->n_sets, err);
-}
+/* ---- Workers --------------------------------------------------------------------------------------------------- */
 
 static int engine_main(const struct arguments *args)
 {
@@ -453,7 +456,7 @@ static int egress_main(const struct arguments *args)
     return egress_worker_main(args->fd, load_clouds, (void *)args);
 }
 
-/* ---- Arguments ----------------------------------------------------------------------------------------------------------- */
+/* ---- Arguments ------------------------------------------------------------------------------------------------- */
 
 static void print_usage(FILE *out)
 {
@@ -500,7 +503,8 @@ int main(int argc, char **argv)
 {
     static struct arguments args = {.fd = -1};
     static const struct option long_options[] = {
-        {"config", required_argument, NULL, 'c'}, {"set", required_argument, NULL, 's'}, {"check", no_argument, NULL, 'k'},
+        {"config", required_argument, NULL, 'c'}, {"set", required_argument, NULL, 's'},
+        {"check", no_argument, NULL, 'k'},
         {"print-config", no_argument, NULL, 'p'}, {"print-mdoc", no_argument, NULL, 'm'},
         {"version", no_argument, NULL, 'v'}, {"help", no_argument, NULL, 'h'},
         {"role", required_argument, NULL, 'r'}, {"fd", required_argument, NULL, 'f'}, {0},

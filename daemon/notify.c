@@ -1,5 +1,5 @@
-/* Words with the service manager over $NOTIFY_SOCKET; without one every call does nothing. The status line is kept in the
- * struct daemon too, where /healthz shows it. */
+/* Words with the service manager over $NOTIFY_SOCKET; without one every call does nothing. The status line is kept in
+ * the struct daemon too, where /healthz shows it. */
 #include <inttypes.h>
 #include <stdarg.h>
 #include <string.h>

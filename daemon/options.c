@@ -1,5 +1,6 @@
-/* The one table of options: name, type, default, range, reload, and the sentence that the shipped tern.conf and the manual print.
- * Nothing else in the tree repeats a default or a range. Values are parsed here, strictly: a whole value or an error. */
+/* The one table of options: name, type, default, range, reload, and the sentence that the shipped tern.conf and the
+ * manual print. Nothing else in the tree repeats a default or a range. Values are parsed here, strictly: a whole
+ * value or an error. */
 #include <ctype.h>
 #include <errno.h>
 #include <math.h>
@@ -12,7 +13,8 @@ static const char *const label_words[] = {"public", "internal", "private", "secr
 static const char *const fault_words[] = {"refuse", "local", NULL};
 static const char *const level_words[] = {"error", "warning", "notice", "info", "debug", NULL};
 
-#define MEMBER(home_, type_, member) .home = home_, .offset = offsetof(type_, member), .size = sizeof(((type_ *)0)->member)
+#define MEMBER(home_, type_, member) \
+    .home = home_, .offset = offsetof(type_, member), .size = sizeof(((type_ *)0)->member)
 #define CONFIG(member) MEMBER(HOME_CONFIG, struct config, member)
 #define ROUTER(member) MEMBER(HOME_ROUTER, struct router_config, member)
 #define CLOUD(member) MEMBER(HOME_CLOUD, struct cloud_endpoint, member)
@@ -20,38 +22,49 @@ static const char *const level_words[] = {"error", "warning", "notice", "info", 
 
 const struct config_option options[] = {
     {"listen", "tcp", CONFIG(listen.tcp), .type = OPTION_STRING, .standard = "127.0.0.1:8420",
-     .about = "Loopback address and port to listen on; empty for none. Ignored when the service manager passes sockets."},
-    {"listen", "unix", CONFIG(listen.unix_path), .type = OPTION_STRING, .standard = "", .example = "/run/tern/tern.sock",
-     .about = "Path of a unix socket to listen on, made with mode 0660; empty for none. "
-              "Ignored when the service manager passes sockets."},
-    {"listen", "hosts", CONFIG(listen.hosts), .count_offset = offsetof(struct config, listen.n_hosts), .type = OPTION_LIST,
-     .standard = "", .example = "assistant.home.example", .reload = true,
+     .about = "Loopback address and port to listen on; empty for none. Ignored when the service manager passes "
+              "sockets."},
+    {"listen", "unix", CONFIG(listen.unix_path), .type = OPTION_STRING, .standard = "",
+     .example = "/run/tern/tern.sock",
+     .about = "Path of a unix socket to listen on, made with mode 0660; empty for none. Ignored when the service "
+              "manager passes sockets."},
+    {"listen", "hosts", CONFIG(listen.hosts), .count_offset = offsetof(struct config, listen.n_hosts),
+     .type = OPTION_LIST, .standard = "", .example = "assistant.home.example", .reload = true,
      .about = "Names allowed in the Host header besides those of loopback, separated by commas; no ports."},
     {"listen", "origins", CONFIG(listen.origins), .count_offset = offsetof(struct config, listen.n_origins),
      .type = OPTION_LIST, .standard = "", .example = "http://localhost:3000", .reload = true,
      .about = "Web origins whose pages may call the API, separated by commas; every other page is refused."},
-    {"listen", "max_connections", CONFIG(listen.max_connections), .type = OPTION_UINT, .standard = "1024", .min = 1, .max = 16384,
-     .reload = true, .about = "Connections open at the same time; more are closed at once."},
-    {"listen", "max_body", CONFIG(listen.max_body_bytes), .type = OPTION_SIZE, .standard = "4M", .min = 1024, .max = 32 << 20,
-     .reload = true, .about = "Longest request body."},
-    {"listen", "max_header", CONFIG(listen.max_header_bytes), .type = OPTION_SIZE, .standard = "16K", .min = 1024, .max = 1 << 20,
-     .reload = true, .about = "Longest request line and headers together."},
-    {"listen", "header_timeout", CONFIG(listen.header_timeout_msec), .type = OPTION_MSEC, .standard = "10s", .min = 0.1, .max = 300,
-     .reload = true, .about = "Time a client has to send its headers, counted from its first byte or from connecting."},
-    {"listen", "body_timeout", CONFIG(listen.body_timeout_msec), .type = OPTION_MSEC, .standard = "30s", .min = 0.1, .max = 3600,
-     .reload = true, .about = "Time a client has to send its body."},
-    {"listen", "write_timeout", CONFIG(listen.write_timeout_msec), .type = OPTION_MSEC, .standard = "60s", .min = 0.1, .max = 3600,
-     .reload = true, .about = "Time a client may take no byte of an answer before it counts as gone."},
+    {"listen", "max_connections", CONFIG(listen.max_connections), .type = OPTION_UINT, .standard = "1024", .min = 1,
+     .max = 16384, .reload = true,
+     .about = "Connections open at the same time; more are closed at once."},
+    {"listen", "max_body", CONFIG(listen.max_body_bytes), .type = OPTION_SIZE, .standard = "4M", .min = 1024,
+     .max = 32 << 20, .reload = true,
+     .about = "Longest request body."},
+    {"listen", "max_header", CONFIG(listen.max_header_bytes), .type = OPTION_SIZE, .standard = "16K", .min = 1024,
+     .max = 1 << 20, .reload = true,
+     .about = "Longest request line and headers together."},
+    {"listen", "header_timeout", CONFIG(listen.header_timeout_msec), .type = OPTION_MSEC, .standard = "10s",
+     .min = 0.1, .max = 300, .reload = true,
+     .about = "Time a client has to send its headers, counted from its first byte or from connecting."},
+    {"listen", "body_timeout", CONFIG(listen.body_timeout_msec), .type = OPTION_MSEC, .standard = "30s", .min = 0.1,
+     .max = 3600, .reload = true,
+     .about = "Time a client has to send its body."},
+    {"listen", "write_timeout", CONFIG(listen.write_timeout_msec), .type = OPTION_MSEC, .standard = "60s", .min = 0.1,
+     .max = 3600, .reload = true,
+     .about = "Time a client may take no byte of an answer before it counts as gone."},
 
     {"store", "path", CONFIG(store.path), .type = OPTION_STRING, .standard = "/var/lib/tern/tern.db",
      .about = "The audit database. Under a service manager the default is tern.db in $STATE_DIRECTORY."},
-    {"store", "on_failure", CONFIG(store.answer_unrecorded), .type = OPTION_ENUM, .names = fault_words, .standard = "refuse",
-     .reload = true, .about = "What happens to requests while the database cannot be written: refuse answers 503, local answers "
-                              "on the device without a record. Nothing ever leaves the device unrecorded."},
-    {"store", "max_requests", CONFIG(store.max_requests), .type = OPTION_UINT, .standard = "1024", .min = 1, .max = 65536,
+    {"store", "on_failure", CONFIG(store.answer_unrecorded), .type = OPTION_ENUM, .names = fault_words,
+     .standard = "refuse", .reload = true,
+     .about = "What happens to requests while the database cannot be written: refuse answers 503, local answers on "
+              "the device without a record. Nothing ever leaves the device unrecorded."},
+    {"store", "max_requests", CONFIG(store.max_requests), .type = OPTION_UINT, .standard = "1024", .min = 1,
+     .max = 65536,
      .about = "Requests that may be in flight, each with its place in the audit queue; more get 503."},
 
-    {"engine", "model", CONFIG(engine.model), .type = OPTION_STRING, .standard = "", .example = "/usr/share/tern/model.gguf",
+    {"engine", "model", CONFIG(engine.model), .type = OPTION_STRING, .standard = "",
+     .example = "/usr/share/tern/model.gguf",
      .about = "GGUF file of the local ternary model; empty for the one built in."},
     {"engine", "threads", CONFIG(engine.threads), .type = OPTION_UINT, .standard = "0", .max = 64,
      .about = "Threads that share each product; 0 for all cores, at most 8."},
@@ -63,53 +76,69 @@ const struct config_option options[] = {
      .about = "Local requests that may wait for a session; more get 503 or go to an allowed cloud."},
     {"engine", "max_tokens", CONFIG(engine.max_tokens), .type = OPTION_UINT, .standard = "0", .max = 1 << 20,
      .about = "Longest local answer in tokens where the client gives no limit; 0 for what the context leaves."},
-    {"engine", "temperature", CONFIG(engine.temperature), .type = OPTION_DOUBLE, .standard = "0", .max = 2, .reload = true,
-     .about = "Sampling temperature of local answers where the client gives none; 0 always takes the likeliest token."},
+    {"engine", "temperature", CONFIG(engine.temperature), .type = OPTION_DOUBLE, .standard = "0", .max = 2,
+     .reload = true,
+     .about = "Sampling temperature of local answers where the client gives none; 0 always takes the likeliest "
+              "token."},
     {"engine", "top_p", CONFIG(engine.top_p), .type = OPTION_DOUBLE, .standard = "1", .min = 0.01, .max = 1,
      .about = "Share of the likeliest tokens that local answers are sampled from where the client gives none."},
 
-    {"policy", "mode", ROUTER(policy.mode), .type = OPTION_ENUM, .names = mode_words, .standard = "auto", .reload = true,
-     .about = "auto tries locally and escalates an unsure answer; local-only never uses a cloud; cloud-only always does where the "
-              "label allows it; prefer-local uses a cloud only when the device cannot answer."},
-    {"policy", "default_label", ROUTER(policy.default_label), .type = OPTION_ENUM, .names = label_words, .standard = "private",
-     .reload = true, .about = "Label of a request that nothing else labels. An endpoint is sent only what its labels list, so the "
-                              "default keeps unlabelled requests on the device."},
-    {"policy", "hold_tokens", ROUTER(policy.hold_tokens), .type = OPTION_UINT, .standard = "24", .max = 1024, .reload = true,
-     .about = "Tokens of a local answer held back and judged before a byte is released; 0 never judges in the stream."},
-    {"policy", "threshold", ROUTER(policy.threshold), .type = OPTION_DOUBLE, .standard = "0.6", .max = 1, .reload = true,
+    {"policy", "mode", ROUTER(policy.mode), .type = OPTION_ENUM, .names = mode_words, .standard = "auto",
+     .reload = true,
+     .about = "auto tries locally and escalates an unsure answer; local-only never uses a cloud; cloud-only always "
+              "does where the label allows it; prefer-local uses a cloud only when the device cannot answer."},
+    {"policy", "default_label", ROUTER(policy.default_label), .type = OPTION_ENUM, .names = label_words,
+     .standard = "private", .reload = true,
+     .about = "Label of a request that nothing else labels. An endpoint is sent only what its labels list, so the "
+              "default keeps unlabelled requests on the device."},
+    {"policy", "hold_tokens", ROUTER(policy.hold_tokens), .type = OPTION_UINT, .standard = "24", .max = 1024,
+     .reload = true,
+     .about = "Tokens of a local answer held back and judged before a byte is released; 0 never judges in the "
+              "stream."},
+    {"policy", "threshold", ROUTER(policy.threshold), .type = OPTION_DOUBLE, .standard = "0.6", .max = 1,
+     .reload = true,
      .about = "A finished local answer escalates when its probability of being right is below this."},
     {"policy", "abort_threshold", ROUTER(policy.abort_threshold), .type = OPTION_DOUBLE, .standard = "0.2", .max = 1,
-     .reload = true, .about = "A local answer is given up in the held window when its probability of being right is below this; "
-                              "at most threshold."},
-    {"policy", "max_prompt", ROUTER(policy.max_prompt_bytes), .type = OPTION_SIZE, .standard = "0", .max = 32 << 20, .reload = true,
+     .reload = true,
+     .about = "A local answer is given up in the held window when its probability of being right is below this; at "
+              "most threshold."},
+    {"policy", "max_prompt", ROUTER(policy.max_prompt_bytes), .type = OPTION_SIZE, .standard = "0", .max = 32 << 20,
+     .reload = true,
      .about = "Prompts longer than this count as too hard for the local model; 0 for no such rule."},
     {"policy", "offline", ROUTER(offline), .type = OPTION_BOOL, .standard = "no", .reload = true,
      .about = "Yes closes every way to the cloud, whatever else is set."},
-    {"policy", "deadline", ROUTER(deadline_usec), .type = OPTION_USEC, .standard = "120s", .min = 0.1, .max = 300, .reload = true,
+    {"policy", "deadline", ROUTER(deadline_usec), .type = OPTION_USEC, .standard = "120s", .min = 0.1, .max = 300,
+     .reload = true,
      .about = "A request's whole time; a client may ask for less."},
 
     {"cloud", "url", CLOUD(url), .type = OPTION_STRING, .example = "https://api.example.com/v1", .reload = true,
      .about = "Base URL of an OpenAI-compatible API; https, or http to a loopback address."},
     {"cloud", "model", CLOUD(policy.model), .type = OPTION_STRING, .example = "example-large", .reload = true,
      .about = "Model to ask for there."},
-    {"cloud", "key_file", CLOUD(key_file), .type = OPTION_STRING, .standard = "", .example = "example.key", .reload = true,
+    {"cloud", "key_file", CLOUD(key_file), .type = OPTION_STRING, .standard = "", .example = "example.key",
+     .reload = true,
      .about = "File that holds the API key; a bare name is looked up in $CREDENTIALS_DIRECTORY; empty for no key."},
-    {"cloud", "ca_file", CLOUD(ca_file), .type = OPTION_STRING, .standard = "", .example = "/etc/tern/ca.pem", .reload = true,
+    {"cloud", "ca_file", CLOUD(ca_file), .type = OPTION_STRING, .standard = "", .example = "/etc/tern/ca.pem",
+     .reload = true,
      .about = "Certificates in PEM to trust instead of the system's; empty for the system's."},
     {"cloud", "labels", CLOUD(policy.labels), .type = OPTION_LABELS, .standard = "public", .reload = true,
      .about = "Labels of requests that may be sent there, separated by commas: public, internal, private, secret."},
-    {"cloud", "region", CLOUD(policy.region), .type = OPTION_STRING, .standard = "", .example = "eu-west", .reload = true,
+    {"cloud", "region", CLOUD(policy.region), .type = OPTION_STRING, .standard = "", .example = "eu-west",
+     .reload = true,
      .about = "Where it is, for the record."},
     {"cloud", "price_in", CLOUD(policy.price_in), .type = OPTION_PRICE, .standard = "0", .max = 1e6, .reload = true,
      .about = "Price of a million prompt tokens in US dollars."},
     {"cloud", "price_out", CLOUD(policy.price_out), .type = OPTION_PRICE, .standard = "0", .max = 1e6, .reload = true,
      .about = "Price of a million answer tokens in US dollars."},
-    {"cloud", "connect_timeout", CLOUD(connect_timeout_msec), .type = OPTION_MSEC, .standard = "3s", .min = 0.05, .max = 60,
-     .reload = true, .about = "Time to connect, TLS included."},
-    {"cloud", "first_byte_timeout", CLOUD(first_byte_timeout_msec), .type = OPTION_MSEC, .standard = "30s", .min = 0.05, .max = 300,
-     .reload = true, .about = "Time from sending the request to the first event of the answer."},
-    {"cloud", "idle_timeout", CLOUD(idle_timeout_msec), .type = OPTION_MSEC, .standard = "15s", .min = 0.05, .max = 300,
-     .reload = true, .about = "Longest silence between two events of an answer."},
+    {"cloud", "connect_timeout", CLOUD(connect_timeout_msec), .type = OPTION_MSEC, .standard = "3s", .min = 0.05,
+     .max = 60, .reload = true,
+     .about = "Time to connect, TLS included."},
+    {"cloud", "first_byte_timeout", CLOUD(first_byte_timeout_msec), .type = OPTION_MSEC, .standard = "30s",
+     .min = 0.05, .max = 300, .reload = true,
+     .about = "Time from sending the request to the first event of the answer."},
+    {"cloud", "idle_timeout", CLOUD(idle_timeout_msec), .type = OPTION_MSEC, .standard = "15s", .min = 0.05,
+     .max = 300, .reload = true,
+     .about = "Longest silence between two events of an answer."},
 
     {"auth", "required", CONFIG(auth.required), .type = OPTION_BOOL, .standard = "no", .reload = true,
      .about = "Yes refuses requests that do not carry one of the keys below."},
@@ -117,8 +146,8 @@ const struct config_option options[] = {
     {"key", "sha256", KEY(sha256), .type = OPTION_SHA256, .secret = true, .reload = true,
      .example = "the output of: printf %s KEY | sha256sum",
      .about = "SHA-256 of the key in 64 hexadecimal digits, so that this file holds no key."},
-    {"key", "label", KEY(label), .count_offset = offsetof(struct api_key, has_label), .type = OPTION_ENUM, .names = label_words,
-     .standard = "", .example = "internal", .reload = true,
+    {"key", "label", KEY(label), .count_offset = offsetof(struct api_key, has_label), .type = OPTION_ENUM,
+     .names = label_words, .standard = "", .example = "internal", .reload = true,
      .about = "Label this key puts on its requests; a header can only raise it. Empty leaves them unlabelled."},
 
     {"log", "level", CONFIG(log.level), .type = OPTION_ENUM, .names = level_words, .standard = "info", .reload = true,
@@ -200,7 +229,7 @@ const char *option_nearest(const char *section, const char *key)
     return best;
 }
 
-/* ---- Values -------------------------------------------------------------------------------------------------------------- */
+/* ---- Values ---------------------------------------------------------------------------------------------------- */
 
 /* Decimal digits only, as the start of s. */
 static int parse_digits(uint64_t *ret, const char *s, const char **ret_end)
@@ -403,7 +432,8 @@ static void write_range(char *out, size_t size, const struct config_option *o)
         return;
     case OPTION_ENUM:
         for (size_t i = 0; o->names[i] && n < size; i++)
-            n += (size_t)snprintf(out + n, size - n, "%s%s", i == 0 ? "" : o->names[i + 1] ? ", " : " or ", o->names[i]);
+            n += (size_t)snprintf(out + n, size - n, "%s%s", i == 0 ? "" : o->names[i + 1] ? ", " : " or ",
+                                  o->names[i]);
         return;
     case OPTION_LABELS:
         snprintf(out, size, "labels separated by commas");
@@ -439,10 +469,10 @@ bool option_equal(const struct config_option *o, const void *a, const void *b)
     return memcmp((const char *)a + o->offset, (const char *)b + o->offset, o->size) == 0;
 }
 
-/* ---- Printing ------------------------------------------------------------------------------------------------------------ */
+/* ---- Printing -------------------------------------------------------------------------------------------------- */
 
-/* Words of `text` on lines of at most 100 columns, each after `prefix`. A newline in the text ends a line. In mdoc, where
- * there is no prefix, so does the end of a sentence. */
+/* Words of `text` on lines of at most 100 columns, each after `prefix`. A newline in the text ends a line. In mdoc,
+ * where there is no prefix, so does the end of a sentence. */
 static void print_wrapped(FILE *out, const char *prefix, const char *text)
 {
     size_t column = 0, len;
@@ -503,7 +533,8 @@ static void print_section_ini(FILE *out, const char *section, const char *about)
 void options_print_ini(FILE *out)
 {
     fputs("# tern's configuration: every option, with its default. See tern.conf(5).\n"
-          "# Remove the # before an option to change it. Files in tern.conf.d are read after this one; the last setting wins.\n"
+          "# Remove the # before an option to change it. Files in tern.conf.d are read after this one; the last\n"
+          "# setting wins.\n"
           "# Check with: ternd --check. Apply with: systemctl reload ternd.\n", out);
     for (size_t i = 0; i < ARRAY_SIZE(sections); i++)
         print_section_ini(out, sections[i].section, sections[i].about);

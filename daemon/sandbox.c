@@ -1,11 +1,12 @@
-/* What each role can no longer do, told to the kernel with seccomp. The default is to allow: the lists below name what is taken
- * away, so that a new libc does not break the daemon, and cover every way from what a role holds to the network, to other
- * processes and to new programs. Refused calls get EPERM; calls under another ABI (i386, x32) end the process, because the
- * numbers there mean something else.
+/* What each role can no longer do, told to the kernel with seccomp. The default is to allow: the lists below name
+ * what is taken away, so that a new libc does not break the daemon, and cover every way from what a role holds to the
+ * network, to other processes and to new programs. Refused calls get EPERM; calls under another ABI (i386, x32) end
+ * the process, because the numbers there mean something else.
  *
- * Why the front is left with no way out: it holds listening and accepted TCP sockets made before. connect() covers dialling and
- * also disconnecting (AF_UNSPEC) and dialling again; MSG_FASTOPEN would dial through a listener that was shut down; io_uring
- * would do either without a system call. New sockets are AF_UNIX only, which the journal and sd_notify() need for datagrams. */
+ * Why the front is left with no way out: it holds listening and accepted TCP sockets made before. connect() covers
+ * dialling and also disconnecting (AF_UNSPEC) and dialling again; MSG_FASTOPEN would dial through a listener that was
+ * shut down; io_uring would do either without a system call. New sockets are AF_UNIX only, which the journal and
+ * sd_notify() need for datagrams. */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/capability.h>
@@ -28,8 +29,8 @@
 static const char *const denied_all[] = {
     "execve", "execveat", "process_vm_readv", "process_vm_writev", "process_madvise", "pidfd_getfd", "kcmp",
     "io_uring_setup", "io_uring_enter", "io_uring_register", "bpf", "perf_event_open", "userfaultfd",
-    "mount", "umount", "umount2", "pivot_root", "chroot", "move_mount", "open_tree", "fsopen", "fsconfig", "fsmount", "fspick",
-    "mount_setattr", "setns", "unshare", "add_key", "request_key", "keyctl", "kexec_load", "kexec_file_load",
+    "mount", "umount", "umount2", "pivot_root", "chroot", "move_mount", "open_tree", "fsopen", "fsconfig", "fsmount",
+    "fspick", "mount_setattr", "setns", "unshare", "add_key", "request_key", "keyctl", "kexec_load", "kexec_file_load",
     "init_module", "finit_module", "delete_module", "reboot", "swapon", "swapoff", "acct", "quotactl", "quotactl_fd",
     "settimeofday", "clock_settime", "clock_settime64", "clock_adjtime", "clock_adjtime64", "adjtimex", "stime",
     "sethostname", "setdomainname", "iopl", "ioperm", "open_by_handle_at", "name_to_handle_at", "fanotify_init",
@@ -37,14 +38,14 @@ static const char *const denied_all[] = {
 };
 /* The front: no new way in or out. */
 static const char *const denied_front[] = {"connect", "bind", "listen"};
-/* The engine: no socket but the one it has, nothing written, nobody signalled. tkill and tgkill are narrowed below, as abort()
- * needs tgkill. */
+/* The engine: no socket but the one it has, nothing written, nobody signalled. tkill and tgkill are narrowed below,
+ * as abort() needs tgkill. */
 static const char *const denied_engine[] = {
     "connect", "bind", "listen", "socket", "socketpair", "accept", "accept4",
-    "creat", "truncate", "truncate64", "unlink", "unlinkat", "rename", "renameat", "renameat2", "link", "linkat", "symlink",
-    "symlinkat", "mkdir", "mkdirat", "rmdir", "mknod", "mknodat", "chmod", "fchmod", "fchmodat", "chown", "fchown", "lchown",
-    "fchownat", "setxattr", "lsetxattr", "fsetxattr", "removexattr", "lremovexattr", "fremovexattr", "utime", "utimes",
-    "utimensat", "futimesat",
+    "creat", "truncate", "truncate64", "unlink", "unlinkat", "rename", "renameat", "renameat2", "link", "linkat",
+    "symlink", "symlinkat", "mkdir", "mkdirat", "rmdir", "mknod", "mknodat", "chmod", "fchmod", "fchmodat", "chown",
+    "fchown", "lchown", "fchownat", "setxattr", "lsetxattr", "fsetxattr", "removexattr", "lremovexattr", "fremovexattr",
+    "utime", "utimes", "utimensat", "futimesat",
     "kill", "tkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo", "pidfd_send_signal", "pidfd_open",
 };
 static const char *const denied_egress[] = {"listen", "accept", "accept4"};
@@ -57,8 +58,8 @@ static const struct { const char *const *names; size_t n; } denied[] = {
 
 #define DENY SCMP_ACT_ERRNO(EPERM)
 
-/* Deny `name`, or only calls whose arguments fit `arg`. A name that libseccomp does not know is a fault: silence would leave a
- * hole. One that this architecture does not have is not. */
+/* Deny `name`, or only calls whose arguments fit `arg`. A name that libseccomp does not know is a fault: silence
+ * would leave a hole. One that this architecture does not have is not. */
 static int deny(scmp_filter_ctx ctx, uint32_t action, const char *name, unsigned n_args, struct scmp_arg_cmp arg)
 {
     int nr = seccomp_syscall_resolve_name(name);
@@ -121,8 +122,8 @@ static int deny_for_front(scmp_filter_ctx ctx, const char **ret_name)
     return deny_args(ctx, rules, ARRAY_SIZE(rules), ret_name);
 }
 
-/* Opening for anything but reading; O_TRUNC empties a file even when it is opened for reading. Both 1 | 2 asks for neither but
- * checks both. */
+/* Opening for anything but reading; O_TRUNC empties a file even when it is opened for reading. Both 1 | 2 asks for
+ * neither but checks both. */
 static int deny_for_engine(scmp_filter_ctx ctx, const char **ret_name)
 {
     const struct arg_rule rules[] = {
@@ -134,13 +135,14 @@ static int deny_for_engine(scmp_filter_ctx ctx, const char **ret_name)
     };
     int r;
 
+    /* Its flags lie in memory; libc falls back to openat. */
     *ret_name = "openat2";
-    r = deny(ctx, SCMP_ACT_ERRNO(ENOSYS), "openat2", 0, rules[0].arg);   /* flags in memory; libc falls back to openat */
+    r = deny(ctx, SCMP_ACT_ERRNO(ENOSYS), "openat2", 0, rules[0].arg);
     return r < 0 ? r : deny_args(ctx, rules, ARRAY_SIZE(rules), ret_name);
 }
 
-/* Sockets that name lookup and TCP need; curl and the resolver make no others. One comparison a rule, so by the gaps between:
- * AF_UNIX 1, AF_INET 2, AF_INET6 10, AF_NETLINK 16. */
+/* Sockets that name lookup and TCP need; curl and the resolver make no others. One comparison a rule, so by the gaps
+ * between: AF_UNIX 1, AF_INET 2, AF_INET6 10, AF_NETLINK 16. */
 static int deny_for_egress(scmp_filter_ctx ctx, const char **ret_name)
 {
     const struct arg_rule last = {"socket", SCMP_A0(SCMP_CMP_GT, AF_NETLINK)};
@@ -184,9 +186,9 @@ static int build(scmp_filter_ctx ctx, enum sandbox_role role, const char **ret_n
     return r < 0 ? r : deny_for[role](ctx, ret_name);
 }
 
-/* A network namespace of its own, without even a loopback that is up. Root keeps its rights over files, which the model may need;
- * others go through a user namespace, whose capabilities are dropped again. Not permitted everywhere, and the filter does not rely
- * on it. */
+/* A network namespace of its own, without even a loopback that is up. Root keeps its rights over files, which the
+ * model may need; others go through a user namespace, whose capabilities are dropped again. Not permitted everywhere,
+ * and the filter does not rely on it. */
 static void leave_network(void)
 {
     struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};

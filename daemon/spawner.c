@@ -1,7 +1,7 @@
-/* The process that starts workers: one poll() loop over the order socket and a signalfd for SIGCHLD. Forked from the front before
- * it has threads, configuration or requests, so there is nothing in it to steal; a front that was taken over can order no more than
- * another start or the end of the same two programs. Orders and answers are single SEQPACKET messages; a worker's socket comes
- * along as SCM_RIGHTS. */
+/* The process that starts workers: one poll() loop over the order socket and a signalfd for SIGCHLD. Forked from the
+ * front before it has threads, configuration or requests, so there is nothing in it to steal; a front that was taken
+ * over can order no more than another start or the end of the same two programs. Orders and answers are single
+ * SEQPACKET messages; a worker's socket comes along as SCM_RIGHTS. */
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -31,7 +31,7 @@ struct spawner {
 
 static const char *const role_names[] = {[SPAWN_ENGINE] = "engine", [SPAWN_EGRESS] = "egress"};
 
-/* ---- Messages ------------------------------------------------------------------------------------------------------------ */
+/* ---- Messages -------------------------------------------------------------------------------------------------- */
 
 union control { struct cmsghdr header; char space[CMSG_SPACE(sizeof(int))]; };
 
@@ -97,7 +97,7 @@ int spawner_kill(int fd, enum spawn_role role)
     return send_order(fd, OP_KILL, role);
 }
 
-/* ---- Workers ------------------------------------------------------------------------------------------------------------- */
+/* ---- Workers --------------------------------------------------------------------------------------------------- */
 
 /* In the child. The worker's options go first, so that they hold whatever follows. */
 static void run_worker(const struct spawner *s, pid_t parent, enum spawn_role role, int fd)
@@ -226,8 +226,9 @@ static void run(struct spawner *s)
 /* In the child: keep the standard streams and the socket, forget everything else. */
 static void spawner_main(int fd, int argc, char **argv)
 {
-    static const char *const ours_only[] = {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID",
-                                            "LISTEN_FDNAMES"};
+    static const char *const ours_only[] = {
+        "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES",
+    };
     struct spawner s = {.fd = 3, .argc = argc, .argv = argv};
     sigset_t child;
 
@@ -237,7 +238,8 @@ static void spawner_main(int fd, int argc, char **argv)
         _exit(1);
     for (size_t i = 0; i < ARRAY_SIZE(ours_only); i++)
         unsetenv(ours_only[i]);
-    /* A terminal's interrupt goes to the whole group, but the front decides when to stop. Ignoring is inherited by workers. */
+    /* A terminal's interrupt goes to the whole group, but the front decides when to stop. Ignoring is inherited by
+     * workers. */
     signal(SIGINT, SIG_IGN);
     signal(SIGTERM, SIG_IGN);
     signal(SIGHUP, SIG_IGN);

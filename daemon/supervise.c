@@ -1,6 +1,6 @@
-/* Keeps one engine and one egress alive: orders them from the spawner, hands their sockets to the router, and looks once a second
- * whether they still answer. A worker is `alive` from the arrival of its socket until
- * the spawner tells its death; in between it is ordered already or waits for its timer. */
+/* Keeps one engine and one egress alive: orders them from the spawner, hands their sockets to the router, and looks
+ * once a second whether they still answer. A worker is `alive` from the arrival of its socket until the spawner tells
+ * its death; in between it is ordered already or waits for its timer. */
 #include <errno.h>
 #include <event2/event.h>
 #include <signal.h>
@@ -80,15 +80,18 @@ static void died(struct worker *w, const struct spawn_event *e)
     if (e->pid && e->pid != w->pid)
         return;
     if (WIFSIGNALED(status))
-        snprintf(w->last_exit, sizeof(w->last_exit), "signal %d (%s)", WTERMSIG(status), sigabbrev_np(WTERMSIG(status)));
+        snprintf(w->last_exit, sizeof(w->last_exit), "signal %d (%s)", WTERMSIG(status),
+                 sigabbrev_np(WTERMSIG(status)));
     else
         snprintf(w->last_exit, sizeof(w->last_exit), "status %d", WEXITSTATUS(status));
     if (w->alive && clock_usec() - w->started_usec >= LONG_LIFE_USEC)
         w->delay_usec = 0;
-    log_warning("%s ended with %s; starting another in %.1f s", names[w->role], w->last_exit, (double)w->delay_usec / 1e6);
+    log_warning("%s ended with %s; starting another in %.1f s", names[w->role], w->last_exit,
+                (double)w->delay_usec / 1e6);
     w->alive = false;
     w->restarts++;
-    event_add(w->timer, &(struct timeval) {(time_t)(w->delay_usec / USEC_PER_SEC), (suseconds_t)(w->delay_usec % USEC_PER_SEC)});
+    event_add(w->timer, &(struct timeval) {(time_t)(w->delay_usec / USEC_PER_SEC),
+                                           (suseconds_t)(w->delay_usec % USEC_PER_SEC)});
     w->delay_usec = w->delay_usec ? MIN(2 * w->delay_usec, MAX_DELAY_USEC) : DELAY_USEC;
 }
 

@@ -8,6 +8,9 @@
 #include "base/log.h"
 #include "daemon/options.h"
 
+/* Any struct that options live in. */
+union home { struct config c; struct router_config r; struct cloud_endpoint e; struct api_key k; };
+
 static char directory[64], file[128];
 
 static void setup(void)
@@ -133,7 +136,7 @@ Test(config, every_option_parses_its_default_and_says_something)
 {
     for (size_t i = 0; i < n_options; i++) {
         const struct config_option *o = &options[i];
-        union { struct config c; struct router_config r; struct cloud_endpoint e; struct api_key k; } *home = calloc(1, sizeof(*home));
+        union home *home = calloc(1, sizeof(*home));
         struct err err = {""};
 
         cr_expect_eq(option_find(o->section, o->key), o, "%s.%s stands twice", o->section, o->key);
@@ -152,7 +155,7 @@ Test(config, ranges_hold)
 {
     for (size_t i = 0; i < n_options; i++) {
         const struct config_option *o = &options[i];
-        union { struct config c; struct router_config r; struct cloud_endpoint e; struct api_key k; } *home = calloc(1, sizeof(*home));
+        union home *home = calloc(1, sizeof(*home));
         bool time = o->type == OPTION_MSEC || o->type == OPTION_USEC, real = o->type == OPTION_DOUBLE;
         double scale = time ? 1000 : 1, step = real ? 0.001 : 1;
         const char *unit = time ? "ms" : "";
@@ -160,7 +163,9 @@ Test(config, ranges_hold)
 
         if (time || real || o->type == OPTION_UINT || o->type == OPTION_SIZE) {
             const struct { double value; bool in; } cases[] = {
-                {o->min * scale, true}, {o->max * scale, true}, {o->min * scale - step, false}, {o->max * scale + step, false}};
+                {o->min * scale, true}, {o->max * scale, true},
+                {o->min * scale - step, false}, {o->max * scale + step, false},
+            };
 
             for (size_t k = 0; k < ARRAY_SIZE(cases); k++) {
                 snprintf(text, sizeof(text), "%.*f%s", real ? 3 : 0, cases[k].value, unit);
@@ -234,10 +239,11 @@ Test(config, all_kinds_of_values)
 Test(config, prices_are_exact)
 {
     static const struct { const char *text; int64_t micro; } cases[] = {
-        {"0", 0}, {"0.15", 150000}, {"0.000001", 1}, {"1.1", 1100000}, {"2.4000000", 2400000}, {"1000000", 1000000000000},
-        {"0.3", 300000}, {"8.25", 8250000},
+        {"0", 0}, {"0.15", 150000}, {"0.000001", 1}, {"1.1", 1100000}, {"2.4000000", 2400000},
+        {"1000000", 1000000000000}, {"0.3", 300000}, {"8.25", 8250000},
     };
-    static const char *const wrong[] = {"", "-1", "0.0000001", "1e3", "1.", ".5", "1000001", "1000000.5", "0x1", "1,5", "99999999999999999999"};
+    static const char *const wrong[] = {"", "-1", "0.0000001", "1e3", "1.", ".5", "1000001", "1000000.5", "0x1",
+                                        "1,5", "99999999999999999999"};
     const struct config_option *o = option_find("cloud", "price_in");
     struct cloud_endpoint e = {0};
 
@@ -265,7 +271,8 @@ Test(config, files_add_to_each_other_in_order)
     write_to(path, "[engine]\nthreads = 2\nsessions = 7\n[policy]\nhold_tokens = 2\n[cloud a.b]\nmodel = from-10\n");
     snprintf(path, sizeof(path), "%s.d/30-not-read.conf~", file);
     write_to(path, "[nonsense\n");
-    cr_assert_eq(load(&c, "[engine]\nthreads = 1\nsessions = 5\n[cloud a.b]\nurl = https://x.example\n", sets, &err), 0, "%s", err.msg);
+    cr_assert_eq(load(&c, "[engine]\nthreads = 1\nsessions = 5\n[cloud a.b]\nurl = https://x.example\n", sets, &err), 0,
+                 "%s", err.msg);
     cr_expect_eq(c->engine.threads, 3);
     cr_expect_eq(c->engine.sessions, 7);
     cr_expect_eq(c->router->policy.hold_tokens, 3);
@@ -288,12 +295,14 @@ Test(config, errors_say_where)
     bad("[policy]\nmode = auto\nmode = auto\n", "/tern.conf:3: mode: set twice in this file");
     bad("[policy]\nmode\n", "/tern.conf:2: expected [section] or name = value");
     bad("[policy\nmode = auto\n", "/tern.conf:1: the section's ] is missing");
-    bad("[policy]\nmode = maybe\n", "/tern.conf:2: mode: \"maybe\" is not accepted; expected auto, local-only, cloud-only or prefer-local");
+    bad("[policy]\nmode = maybe\n",
+        "/tern.conf:2: mode: \"maybe\" is not accepted; expected auto, local-only, cloud-only or prefer-local");
     bad("[policy x]\nmode = auto\n", "/tern.conf:1: this section takes no name");
     bad("[cloud]\nurl = https://x\n", "/tern.conf:1: this section needs a name");
     bad("[cloud a b]\nurl = https://x\n", "/tern.conf:1: this section needs a name");
     bad("[cloud auto]\n", "/tern.conf:1: a cloud may not be named");
-    bad("[cloud 0123456789012345678901234567890123456789012345678901234567890]\n", "/tern.conf:1: section name is too long");
+    bad("[cloud 0123456789012345678901234567890123456789012345678901234567890]\n",
+        "/tern.conf:1: section name is too long");
     bad("[cloud a]\n", "[cloud a]: url must be set");
     bad("[cloud a]\nurl = https://x.example\n", "[cloud a]: model must be set");
     bad("[cloud a]\nmodel = m\nurl = http://x.example/v1\n", "[cloud a] url");
@@ -311,7 +320,8 @@ Test(config, sets_say_which)
 {
     bad_sets("", (char *[]) {"policy", NULL}, "--set policy: expected section.key=value");
     bad_sets("", (char *[]) {"policy=1", NULL}, "--set policy: expected section.key=value");
-    bad_sets("", (char *[]) {"policy.moode=auto", NULL}, "--set policy.moode: unknown option \"moode\"; did you mean \"mode\"?");
+    bad_sets("", (char *[]) {"policy.moode=auto", NULL},
+             "--set policy.moode: unknown option \"moode\"; did you mean \"mode\"?");
     bad_sets("", (char *[]) {"cloud.url=x", NULL}, "--set cloud.url: this section needs a name");
     bad_sets("", (char *[]) {"policy.x.mode=auto", NULL}, "--set policy.x.mode: this section takes no name");
     bad_sets("", (char *[]) {".mode=auto", NULL}, "--set .mode: unknown section");
@@ -378,7 +388,8 @@ Test(config, named_sections_are_bounded)
     sprintf(end, "[key more]\nsha256 = %064x\n", 9999);
     bad(text, "too many [key NAME] sections");
     bad("[key a]\nsha256 = 2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae\n"
-        "[key b]\nsha256 = 2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae\n", "[key a] and [key b] are the same key");
+        "[key b]\nsha256 = 2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae\n",
+        "[key a] and [key b] are the same key");
 }
 
 Test(config, state_directory_is_the_default_place)
@@ -396,7 +407,8 @@ Test(config, state_directory_is_the_default_place)
 
 Test(config, restart_is_asked_for_where_it_is_needed)
 {
-    struct config *a = good("[listen]\ntcp = 127.0.0.1:1\n"), *b = good("[listen]\ntcp = 127.0.0.1:1\n[policy]\nmode = local-only\n");
+    struct config *a = good("[listen]\ntcp = 127.0.0.1:1\n");
+    struct config *b = good("[listen]\ntcp = 127.0.0.1:1\n[policy]\nmode = local-only\n");
     struct config *c = good("[listen]\ntcp = 127.0.0.1:2\n");
 
     cr_expect_null(config_needs_restart(a, b));
@@ -406,11 +418,14 @@ Test(config, restart_is_asked_for_where_it_is_needed)
     config_unref(c);
 }
 
-/* Whatever one writes: a configuration or an error, never a crash. Lines are put together from what the parser looks at. */
+/* Whatever one writes: a configuration or an error, never a crash. Lines are put together from what the parser looks
+ * at. */
 Test(config, nonsense_is_refused_calmly)
 {
-    static const char *const parts[] = {"[", "]", "cloud", "key", " ", "x", "=", "\n", "\r", ";", "#", "\xef\xbb\xbf", "policy", "mode",
-                                        "auto", "listen", "hosts", ",", ":", "url", "99999999999", "-1", "%s", "\\", "\t", "sha256"};
+    static const char *const parts[] = {
+        "[", "]", "cloud", "key", " ", "x", "=", "\n", "\r", ";", "#", "\xef\xbb\xbf", "policy", "mode", "auto",
+        "listen", "hosts", ",", ":", "url", "99999999999", "-1", "%s", "\\", "\t", "sha256",
+    };
     unsigned seed = 12345;
     char text[512];
 

@@ -1,5 +1,6 @@
-/* What each role may no longer do, by trying: every attempt is made in a forked child after sandbox_enter(), and what the role
- * still needs is tried too. A plain main, because the children end by themselves and the front's threads take part. */
+/* What each role may no longer do, by trying: every attempt is made in a forked child after sandbox_enter(), and what
+ * the role still needs is tried too. A plain main, because the children end by themselves and the front's threads
+ * take part. */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -38,7 +39,11 @@ static void check(bool ok, const char *what, const char *detail)
 }
 
 /* Refused by the filter, not by chance: EPERM exactly. */
-#define REFUSED(call) do { errno = 0; long r_ = (long)(call); check(r_ == -1 && errno == EPERM, #call, strerror(errno)); } while (0)
+#define REFUSED(call) do { \
+    errno = 0; \
+    long r_ = (long)(call); \
+    check(r_ == -1 && errno == EPERM, #call, strerror(errno)); \
+} while (0)
 #define WORKS(call) do { errno = 0; check((call), #call, strerror(errno)); } while (0)
 
 static struct sockaddr_in loopback(in_port_t port)
@@ -46,8 +51,9 @@ static struct sockaddr_in loopback(in_port_t port)
     return (struct sockaddr_in) {.sin_family = AF_INET, .sin_port = port, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
 }
 
-/* The sockets a front would hold, made before the sandbox: a listener, a connection that is accepted already, one that waits
- * to be accepted, a target that somebody listens on, and a datagram socket that plays the service manager. */
+/* The sockets a front would hold, made before the sandbox: a listener, a connection that is accepted already, one
+ * that waits to be accepted, a target that somebody listens on, and a datagram socket that plays the service
+ * manager. */
 struct world {
     int listener, accepted, target, datagram;
     struct sockaddr_in target_address;

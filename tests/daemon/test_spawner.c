@@ -1,5 +1,6 @@
-/* The spawner: workers start and are reachable, their deaths are told, and nothing outlives the front. A plain main, because the
- * spawner re-executes this very program as the workers: they answer with one line about themselves, then wait for the end. */
+/* The spawner: workers start and are reachable, their deaths are told, and nothing outlives the front. A plain main,
+ * because the spawner re-executes this very program as the workers: they answer with one line about themselves, then
+ * wait for the end. */
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
@@ -12,7 +13,12 @@
 #include "daemon/daemon.h"
 
 static int failures;
-#define CHECK(c) do { if (!(c)) { printf("FAILED line %d: %s (%s)\n", __LINE__, #c, strerror(errno)); failures++; } } while (0)
+#define CHECK(c) do { \
+    if (!(c)) { \
+        printf("FAILED line %d: %s (%s)\n", __LINE__, #c, strerror(errno)); \
+        failures++; \
+    } \
+} while (0)
 
 /* argv: --role ROLE --fd N, then the front's own arguments. */
 static int worker_main(int argc, char **argv)
@@ -20,8 +26,8 @@ static int worker_main(int argc, char **argv)
     int fd = atoi(argv[4]);
     char line[128];
 
-    snprintf(line, sizeof(line), "%s %s %s %s", argv[2], argc > 5 ? argv[5] : "", getenv("NOTIFY_SOCKET") ? "notify" : "-",
-             getenv("CREDENTIALS_DIRECTORY") ? "credentials" : "-");
+    snprintf(line, sizeof(line), "%s %s %s %s", argv[2], argc > 5 ? argv[5] : "",
+             getenv("NOTIFY_SOCKET") ? "notify" : "-", getenv("CREDENTIALS_DIRECTORY") ? "credentials" : "-");
     if (send(fd, line, strlen(line) + 1, 0) < 0)
         return 1;
     if (argc > 5 && strcmp(argv[5], "stubborn") == 0)
@@ -90,8 +96,8 @@ static bool gone(pid_t pid)
     return kill(pid, 0) < 0 && errno == ESRCH;
 }
 
-/* `victim`: 0 the front, 1 the spawner. Workers that ignore their socket must not outlive either. This process is the subreaper,
- * so orphans come to it. */
+/* `victim`: 0 the front, 1 the spawner. Workers that ignore their socket must not outlive either. This process is the
+ * subreaper, so orphans come to it. */
 static void test_no_orphan(int victim)
 {
     char *argv[] = {"tern", "stubborn", NULL};

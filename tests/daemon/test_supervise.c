@@ -1,5 +1,5 @@
-/* The supervisor against a spawner that is this test: what it orders, and when, as workers come, die, hang up or cannot be
- * started. Real router and store, whose writer is a thread: a plain main. */
+/* The supervisor against a spawner that is this test: what it orders, and when, as workers come, die, hang up or
+ * cannot be started. Real router and store, whose writer is a thread: a plain main. */
 #include <errno.h>
 #include <event2/event.h>
 #include <poll.h>
@@ -54,7 +54,7 @@ static void tell(const struct spawn_event *e)
     if (e->fd >= 0) {
         msg.msg_control = &control;
         msg.msg_controllen = sizeof(control);
-        control.header = (struct cmsghdr) {.cmsg_len = CMSG_LEN(sizeof(int)), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS};
+        control.header = (struct cmsghdr) {CMSG_LEN(sizeof(int)), SOL_SOCKET, SCM_RIGHTS};
         memcpy(CMSG_DATA(&control.header), &e->fd, sizeof(int));
     }
     CHECK(sendmsg(spawner, &msg, 0) == sizeof(*e));
