@@ -24,7 +24,7 @@ struct cursor { const uint8_t *data; size_t pos, size; };
 
 struct key {
     struct gguf_string name;
-    size_t at;                  /* byte of the file where the name begins, for errors */
+    size_t at, bytes;           /* where in the file the key stands, its name first */
     uint32_t type, elem;        /* elem: of an array */
     uint64_t count;             /* of an array */
     const uint8_t *value;       /* the scalar, or the array's first element */
@@ -219,10 +219,12 @@ static int take_keys(struct gguf *g, struct cursor *c, uint64_t n, struct err *e
     if (!g->keys)
         return -ENOMEM;
     for (g->n_keys = 0; g->n_keys < n;) {
-        int r = take_key(c, &g->keys[g->n_keys++], err);
+        struct key *k = &g->keys[g->n_keys++];
+        int r = take_key(c, k, err);
 
         if (r < 0)
             return r;
+        k->bytes = c->pos - k->at;
     }
     qsort(g->keys, n, sizeof(*g->keys), compare_keys);
     for (size_t i = 1; i < n; i++)
@@ -591,6 +593,16 @@ double gguf_array_number(const struct gguf *g, const char *key, uint64_t index)
     const struct key *k = find_key(g, key);
 
     return number_at(k->elem, k->value + index * scalar_bytes(k->elem));
+}
+
+struct gguf_string gguf_key_at(const struct gguf *g, size_t i, struct gguf_string *ret_name)
+{
+    const struct key *k = i < g->n_keys ? &g->keys[i] : NULL;
+
+    if (!k)
+        return (struct gguf_string){0};
+    *ret_name = k->name;
+    return (struct gguf_string){ k->name.data - sizeof(uint64_t), k->bytes };       /* its length stands before it */
 }
 
 const struct gguf_tensor *gguf_tensor(const struct gguf *g, const char *name)
