@@ -21,6 +21,7 @@ struct engine_config {
     unsigned max_tokens;         /* new tokens where the client gave none; 0: what the context leaves */
     double temperature;          /* where the client gave none */
     double top_p;
+    bool weight_only;            /* activations are not quantised, for checkpoints that were trained so */
 };
 
 /* Run the worker on the socket `fd` until the peer closes it. Returns the process's exit status: 0 after a clean end,

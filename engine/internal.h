@@ -2,6 +2,7 @@
  * include this. */
 #pragma once
 
+#include "base/arena.h"
 #include "base/chat.h"
 #include "base/err.h"
 #include "engine/engine.h"
@@ -86,21 +87,71 @@ enum template_kind template_choose(const struct tokenizer *t, const char *archit
  * contents without special parsing. 0, -ENOMEM, -EINVAL with *err. */
 int template_render(enum template_kind kind, const struct tokenizer *t, const json_t *messages, struct tokens *out, struct err *err);
 
-/* ---- model.c ---------------------------------------------------------------------------------------------------- */
-struct ternary { const uint8_t *w; size_t rows, cols, padded; float scale; };     /* layout A; y = sum * scale * a / 127 */
-struct dense { const void *w; enum tensor_type type; size_t rows, cols; };       /* F32 (BF16 is copied to it), F16, Q8_0 */
-enum ffn_act { ACT_RELU2, ACT_SILU };
-struct model_layer {
-    const float *attn_norm, *attn_sub_norm, *ffn_norm, *ffn_sub_norm;            /* sub-norms NULL where the graph has none */
-    struct ternary q, k, v, o, gate, up, down;
+struct source_tensor;                                    /* engine/source.h */
+
+/* ---- weights.c: matrices, in whatever type the file holds them -------------------------------------------------- */
+/* Layout A (kernels.h); y = sum * scale * what one step of the input is worth. row_scales (rows) replaces scale where
+ * rows have their own, else NULL. norm_in (cols) or NULL: the gain of a norm of this matrix's own input. */
+struct ternary { const uint8_t *w; size_t rows, cols, padded; float scale; const float *row_scales, *norm_in; };
+struct dense { const void *w; enum tensor_type type; size_t rows, cols; };       /* floats or blocks, where the file has them */
+
+struct ternary_reading {
+    char i2s_layout;         /* of an I2_S tensor: 'a' (0 too), 'b' or 'c', bitnet.md 2.6 */
+    bool binary;             /* -1 and 1 only; a float master is cut at its mean */
 };
-/* Mapped, shared and constant once opened. */
+/* Check the tensor and make w of it: used where it lies when it already is layout A, else repacked into `copies`. Floats
+ * that are not {-c, 0, c} are quantised by their mean magnitude. t is rows x cols as w says. 0, -ENOMEM, or -EINVAL with
+ * *err naming the tensor. */
+int ternary_load(struct ternary *w, const struct source_tensor *t, struct ternary_reading how, struct arena *copies, struct err *err);
+void ternary_row(const struct ternary *w, size_t row, float *out);              /* (padded) -1, 0, 1: without the scale */
+int dense_load(struct dense *ret, const struct source_tensor *t, struct err *err); /* 0, or -EINVAL with *err */
+void dense_row(const struct dense *d, size_t row, float *out);                  /* (cols) */
+/* -EINVAL, with "tensor NAME: " and the words in *err. */
+int tensor_refuse(const struct source_tensor *t, struct err *err, const char *fmt, ...) PRINTF_LIKE(3, 4);
+
+/* ---- activation.c: what is done to a row of activations besides kernels ------------------------------------------ */
+enum quantizer { QUANT_INT8_ABSMAX, QUANT_INT4_ABSMEAN, QUANT_TOP50_INT8, QUANT_NONE };
+/* Integers for x and what one step of them is worth. QUANT_TOP50_INT8 zeroes the dropped half of x. Not for QUANT_NONE. */
+float activation_quantize(const struct kernels *k, enum quantizer how, int8_t *q, float *x, size_t n);
+void activation_hadamard(float *x, size_t n);            /* normalised, in blocks of the largest power of two dividing n */
+void activation_center(float *out, const float *x, size_t n);                   /* x less its mean; out may be x */
+void activation_round(float *x, size_t n, unsigned bits);  /* to symmetric absmax levels of so many bits, 2..8 */
+void activation_gelu_mul(float *out, const float *gate, const float *up, size_t n);   /* tanh's GELU of gate, times up */
+
+/* ---- model.c ---------------------------------------------------------------------------------------------------- */
+enum ffn_act { ACT_BY_MODEL, ACT_RELU2, ACT_SILU, ACT_GELU };
+enum pooling { POOLING_NONE, POOLING_MEAN, POOLING_CLS, POOLING_LAST };          /* GGUF's numbers */
+enum projection_input { INPUT_QKV, INPUT_O, INPUT_GATE_UP, INPUT_DOWN, N_INPUTS };
+
+/* What the file does not say, or says wrongly. NULL for all defaults. */
+struct model_options {
+    char i2s_layout;                /* 'a' (0 too), 'b' or 'c' */
+    bool weight_only;               /* activations are not quantised */
+    enum ffn_act act_override;
+};
+
+/* A norm that is NULL is not in the graph. */
+struct model_layer {
+    const float *attn_norm, *q_norm, *k_norm, *attn_sub_norm, *post_attn_norm;
+    const float *ffn_norm, *ffn_sub_norm, *post_ffn_norm;
+    struct ternary q, k, v, o, gate, up, down;
+    bool local;                                      /* sees the last `window` tokens only, turned by rope_base_local */
+};
+/* The graph of every model of the family is forward.c's; what varies is here. Mapped, shared and constant once opened. */
 struct model {
     char name[64], architecture[32], digest[80];     /* digest "sha256:<hex>" of the whole file */
     size_t n_vocab, n_ctx, n_embd, n_layer, n_head, n_kv, head_dim, n_ff, rope_dim;
-    float rope_base, rms_eps;
+    float rope_base, rms_eps, norm_in_eps, embd_scale, attn_scale;
     bool rope_half;                                  /* half-rotated, else adjacent pairs */
+    bool layer_norm;                                 /* norms take the mean away first (b1) */
+    bool binary;                                     /* weights are -1 and 1 (b1) */
+    size_t window, window_pattern;                   /* of local layers (0: there are none): all but each pattern-th */
+    float rope_base_local;
+    float rope_shrink;                               /* what positions are divided by in layers that see all */
+    struct { enum quantizer quant; bool hadamard; } inputs[N_INPUTS];
+    unsigned kv_bits;                                /* 32: as computed; 4, 3: rounded */
     enum ffn_act act;
+    enum pooling pooling;
     struct dense embd, head;                         /* head == embd when tied */
     const float *output_norm, *rope_freqs;           /* rope_freqs NULL or (rope_dim/2) */
     struct model_layer *layers;
@@ -111,8 +162,8 @@ struct model {
 };
 /* From a file (mapped) or from memory (borrowed for the model's life). Refuses, naming tensor or key, what it cannot
  * compute exactly. */
-int model_open(struct model **ret, const char *path, struct err *err);
-int model_open_memory(struct model **ret, const void *data, size_t size, struct err *err);
+int model_open(struct model **ret, const char *path, const struct model_options *options, struct err *err);
+int model_open_memory(struct model **ret, const void *data, size_t size, const struct model_options *options, struct err *err);
 void model_free(struct model *m);
 static inline void model_freep(struct model **m) { model_free(*m); }
 
@@ -129,7 +180,7 @@ void pool_run(struct pool *p, size_t n, size_t grain, void (*fn)(void *arg, size
 struct session {
     const struct model *model;
     size_t n_ctx, n;             /* capacity and tokens held */
-    float *k, *v;                /* (layer, n_ctx, n_kv * head_dim) f32 */
+    float *k, *v;                /* (layer, n_ctx, n_kv * head_dim) f32, rounded when the model says so */
 };
 int session_new(struct session **ret, const struct model *m, size_t n_ctx);    /* 0 or -ENOMEM */
 void session_free(struct session *s);
@@ -144,6 +195,12 @@ void forward_free(struct forward *f);
  * may be mixed. Bit-identical for any split into batches and any number of threads. -ENOSPC: a session is full; -EINVAL:
  * a token the vocabulary lacks, or n > max_rows; nothing was changed. */
 int forward_run(struct forward *f, const struct forward_row *rows, size_t n);
+/* The vector of a text as the model's pooling makes it, of length 1; with POOLING_NONE a row for each token, (n, n_embd),
+ * as output_norm gives it. The session is reset first. 0; as forward_run, the session then holding part of the text. */
+int forward_embed(struct forward *f, struct session *s, const int32_t *ids, size_t n, float *ret);
+/* Call fn for every stage of every row that runs from now on, from the caller's thread: "l0.attn_norm", "l0.q", …,
+ * "final_norm"; row is the position. NULL: no more. */
+void forward_trace(struct forward *f, void (*fn)(void *arg, const char *name, size_t row, const float *x, size_t n), void *arg);
 
 /* ---- sampler.c --------------------------------------------------------------------------------------------------- */
 struct sampler;

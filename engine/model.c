@@ -1,49 +1,46 @@
-/* From a GGUF file to a struct model: which graph it is, its sizes, and each tensor checked, named and brought into the
- * one shape forward.c computes with.
+/* From a file to a struct model: what its graph has, its sizes, and each tensor checked and named.
  *
- * A model is either computed exactly or refused. Ternary tensors become layout A (kernels.h): I2_S already is when its
- * rows are whole blocks and is then used where it lies in the mapping, else it is packed anew; TQ2_0 is packed anew, and
- * only when all its block scales are one number, which is what W1.58A8 has. Tensors that the graph does not use are
- * refused too: they would be biases or norms that change the answer. */
-#include "engine/internal.h"
+ * The architecture's name gives the defaults of a graph; keys say what else there is (the research variants' tern.* keys
+ * are described in docs/model-metadata.md); a norm that only some models have is used when its tensor is there. A model
+ * is either computed exactly or refused. Tensors that the graph does not use are refused too: they would be biases or
+ * norms that change the answer. */
+#include "engine/source.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <math.h>
-#include <openssl/evp.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include "base/arena.h"
 
 #define MAX_LAYERS 1024
 #define MAX_WIDTH (1u << 20)            /* of any matrix, as the kernels allow */
-#define TQ2_0_BLOCK 256
-#define TQ2_0_BLOCK_BYTES 66
-#define MEMORY_ALIGNMENT 8
 
 struct model_map {
-    void *mapping;                      /* NULL: the data is borrowed */
-    size_t bytes;
+    struct source *source;
     struct arena copies;                /* layers, norms, repacked tensors */
 };
 
 struct loader {
     struct model *m;
-    const uint8_t *file;
-    const struct gguf *g;
+    const struct model_options *options;
+    const struct source *source;
+    const struct gguf *g;               /* its keys */
     bool *used;                         /* one a tensor */
     struct err *err;
 };
 
-/* The graphs, and what they have that the file does not say (bitnet.md 1.9). */
-static const struct graph { const char *name; enum ffn_act act; bool sub_norms, rope_half; } graphs[] = {
-    { "bitnet-b1.58", ACT_RELU2, true,  true  },
-    { "bitnet-25",    ACT_RELU2, true,  true  },
-    { "bitnet",       ACT_SILU,  true,  true  },
-    { "llama",        ACT_SILU,  false, false },
+/* The graphs, and what they have that the file does not say (bitnet.md 1.9). Sub-norms that are not needed are used
+ * when they are there, which is BitDistill's graph. */
+static const struct graph {
+    const char *name;
+    enum ffn_act act;
+    bool needs_sub_norms, rope_half, qk_norms, post_norms, scaled_embd;
+} graphs[] = {
+    { "bitnet-b1.58", ACT_RELU2, true,  true,  false, false, false },
+    { "bitnet-25",    ACT_RELU2, true,  true,  false, false, false },
+    { "bitnet",       ACT_SILU,  true,  true,  false, false, false },
+    { "llama",        ACT_SILU,  false, false, false, false, false },
+    { "qwen3",        ACT_SILU,  false, true,  true,  false, false },
+    { "gemma3",       ACT_GELU,  false, true,  true,  true,  true  },
 };
 
 /* ---- keys ------------------------------------------------------------------------------------------------------- */
@@ -69,13 +66,29 @@ static int find_graph(struct loader *l, const struct graph **ret)
             snprintf(l->m->architecture, sizeof(l->m->architecture), "%s", graphs[i].name);
             return 0;
         }
-    return err_set(l->err, -EINVAL, "general.architecture %.*s; run are bitnet-b1.58, bitnet-25, bitnet and llama",
+    return err_set(l->err, -EINVAL, "general.architecture %.*s; run are bitnet-b1.58, bitnet-25, bitnet, llama, qwen3 and gemma3",
                    (int)MIN(arch.len, 64), arch.data);
 }
 
 static void key_of(const struct loader *l, char key[96], const char *suffix)
 {
     snprintf(key, 96, "%s.%s", l->m->architecture, suffix);
+}
+
+/* The one number that all elements of an array are, where the key is an array (one a layer): 1, or 0. */
+static int read_same(struct loader *l, const char *key, uint64_t *ret)
+{
+    uint64_t n = 0;
+
+    if (gguf_get_array(l->g, key, GGUF_U32, &n, NULL) <= 0 && gguf_get_array(l->g, key, GGUF_I32, &n, NULL) <= 0)
+        return 0;
+    for (uint64_t i = 0; i < n; i++)
+        if (gguf_array_number(l->g, key, i) != gguf_array_number(l->g, key, 0))
+            return err_set(l->err, -EINVAL, "%s differs between layers", key);
+    if (!n || gguf_array_number(l->g, key, 0) < 0)
+        return err_set(l->err, -EINVAL, "%s is no array of sizes", key);
+    *ret = (uint64_t)gguf_array_number(l->g, key, 0);
+    return 1;
 }
 
 /* An integer from min to max into *ret; absent: what *ret holds, when that is in range. */
@@ -86,7 +99,9 @@ static int read_size(struct loader *l, const char *suffix, uint64_t min, uint64_
     int r;
 
     key_of(l, key, suffix);
-    r = gguf_get_u64(l->g, key, &v, l->err);
+    r = read_same(l, key, &v);
+    if (!r)
+        r = gguf_get_u64(l->g, key, &v, l->err);
     if (r < 0)
         return r;
     if (v < min || v > max)
@@ -96,13 +111,11 @@ static int read_size(struct loader *l, const char *suffix, uint64_t min, uint64_
     return 0;
 }
 
-static int read_float(struct loader *l, const char *suffix, double min, double max, float *ret)
+static int read_float_key(struct loader *l, const char *key, double min, double max, float *ret)
 {
     double v = *ret;
-    char key[96];
     int r;
 
-    key_of(l, key, suffix);
     r = gguf_get_double(l->g, key, &v, l->err);
     if (r < 0)
         return r;
@@ -112,17 +125,42 @@ static int read_float(struct loader *l, const char *suffix, double min, double m
     return 0;
 }
 
-static int refuse_rope_scaling(struct loader *l)
+static int read_float(struct loader *l, const char *suffix, double min, double max, float *ret)
 {
-    struct gguf_string type;
+    char key[96];
+
+    key_of(l, key, suffix);
+    return read_float_key(l, key, min, max, ret);
+}
+
+static int read_rope_scaling(struct loader *l)
+{
+    struct gguf_string type = {0};
     char key[96];
     int r;
 
+    l->m->rope_shrink = 1;
     key_of(l, key, "rope.scaling.type");
     r = gguf_get_string(l->g, key, &type, l->err);
-    if (r > 0 && !string_is(type, "none"))
-        return err_set(l->err, -EINVAL, "%s is %.*s; only none is computed", key, (int)MIN(type.len, 64), type.data);
-    return MIN(r, 0);
+    if (r <= 0 || string_is(type, "none"))
+        return MIN(r, 0);
+    if (!string_is(type, "linear"))
+        return err_set(l->err, -EINVAL, "%s is %.*s; computed are none and linear", key, (int)MIN(type.len, 64), type.data);
+    return read_float(l, "rope.scaling.factor", 1, 1e6, &l->m->rope_shrink);
+}
+
+/* Local layers are those that only see a window: of each `pattern` all but the last. */
+static int read_window(struct loader *l)
+{
+    struct model *m = l->m;
+    int r;
+
+    m->rope_base_local = 10000;
+    m->window_pattern = 6;
+    if ((r = read_size(l, "attention.sliding_window", 0, 1u << 31, &m->window)) < 0 ||
+        (r = read_size(l, "attention.sliding_window_pattern", 1, MAX_LAYERS, &m->window_pattern)) < 0)
+        return r;
+    return read_float(l, "rope.freq_base_swa", 1, 1e12, &m->rope_base_local);
 }
 
 static int read_sizes(struct loader *l)
@@ -148,9 +186,11 @@ static int read_sizes(struct loader *l)
         return r;
     m->rope_base = 10000;
     m->rms_eps = -1;
+    m->attn_scale = 1 / sqrtf((float)m->head_dim);
     if ((r = read_float(l, "rope.freq_base", 1, 1e12, &m->rope_base)) < 0 ||
         (r = read_float(l, "attention.layer_norm_rms_epsilon", 1e-20, 1, &m->rms_eps)) < 0 ||
-        (r = refuse_rope_scaling(l)) < 0)
+        (r = read_float(l, "attention.scale", 1e-6, 1e6, &m->attn_scale)) < 0 || (r = read_rope_scaling(l)) < 0 ||
+        (r = read_window(l)) < 0)
         return r;
     if (m->n_head % m->n_kv || m->rope_dim % 2 || m->n_head * m->head_dim > MAX_WIDTH)
         return err_set(l->err, -EINVAL, "%s: %zu heads, %zu key heads, %zu wide, %zu turned: not a shape attention can have",
@@ -158,17 +198,97 @@ static int read_sizes(struct loader *l)
     return 0;
 }
 
-/* bitnet-b1.58 is also written for 1bitLLM's models, which use SiLU and a SentencePiece vocabulary; no key says so. */
-static int read_activation(struct loader *l, const struct graph *graph)
+/* A string key that is one of n names: its place among them into *ret, left alone when the key is absent. */
+static int read_choice(struct loader *l, const char *key, const char *const names[], size_t n, unsigned *ret)
 {
-    struct gguf_string vocabulary = {0};
+    struct gguf_string s = {0};
     int r;
 
-    l->m->act = graph->act;
+    r = gguf_get_string(l->g, key, &s, l->err);
+    if (r <= 0)
+        return r;
+    for (size_t i = 0; i < n; i++)
+        if (string_is(s, names[i])) {
+            *ret = (unsigned)i;
+            return 0;
+        }
+    return err_set(l->err, -EINVAL, "%s is %.*s, which is nothing that is computed", key, (int)MIN(s.len, 64), s.data);
+}
+
+/* bitnet-b1.58 is also written for 1bitLLM's models, which use SiLU and a SentencePiece vocabulary; no key of theirs says
+ * so. */
+static int read_activation(struct loader *l, const struct graph *graph)
+{
+    static const char *const names[] = { [ACT_BY_MODEL] = "", [ACT_RELU2] = "relu2", [ACT_SILU] = "silu", [ACT_GELU] = "gelu" };
+    struct gguf_string vocabulary = {0};
+    unsigned act = graph->act;
+    int r;
+
     r = gguf_get_string(l->g, "tokenizer.ggml.model", &vocabulary, l->err);
     if (r > 0 && !strcmp(graph->name, "bitnet-b1.58") && string_is(vocabulary, "llama"))
-        l->m->act = ACT_SILU;
-    return MIN(r, 0);
+        act = ACT_SILU;
+    r = r < 0 ? r : read_choice(l, "tern.activation", names, ARRAY_SIZE(names), &act);
+    if (r < 0)
+        return r;
+    l->m->act = l->options->act_override ? l->options->act_override : act ? (enum ffn_act)act : graph->act;
+    return 0;
+}
+
+/* How the input of each group of projections is brought to integers. */
+static int read_inputs(struct loader *l)
+{
+    static const char *const quantizers[] = {
+        [QUANT_INT8_ABSMAX] = "int8-absmax", [QUANT_INT4_ABSMEAN] = "int4-absmean", [QUANT_TOP50_INT8] = "top50-int8",
+        [QUANT_NONE] = "none",
+    };
+    static const char *const names[] = { [INPUT_QKV] = "qkv", [INPUT_O] = "o", [INPUT_GATE_UP] = "gate_up", [INPUT_DOWN] = "down" };
+    int r;
+
+    for (size_t i = 0; i < N_INPUTS; i++) {
+        unsigned quant = QUANT_INT8_ABSMAX;
+        char key[32];
+
+        snprintf(key, sizeof(key), "tern.quant.%s", names[i]);
+        r = read_choice(l, key, quantizers, ARRAY_SIZE(quantizers), &quant);
+        if (r < 0)
+            return r;
+        snprintf(key, sizeof(key), "tern.hadamard.%s", names[i]);
+        r = i == INPUT_O || i == INPUT_DOWN ? gguf_get_bool(l->g, key, &l->m->inputs[i].hadamard, l->err) : 0;
+        if (r < 0)
+            return r;
+        l->m->inputs[i].quant = l->options->weight_only ? QUANT_NONE : (enum quantizer)quant;
+    }
+    return 0;
+}
+
+/* What varies besides sizes. */
+static int read_variant(struct loader *l, const struct graph *graph)
+{
+    static const char *const weights[] = { "ternary", "binary" }, *const norms[] = { "rms", "layer" };
+    static const char *const ropes[] = { "adjacent", "half" };
+    unsigned binary = 0, layer = 0, half = graph->rope_half;
+    struct model *m = l->m;
+    size_t pooling = POOLING_NONE;
+    uint64_t bits = 32;
+    int r;
+
+    if ((r = read_activation(l, graph)) < 0 || (r = read_inputs(l)) < 0 ||
+        (r = read_choice(l, "tern.weights", weights, ARRAY_SIZE(weights), &binary)) < 0 ||
+        (r = read_choice(l, "tern.norm", norms, ARRAY_SIZE(norms), &layer)) < 0 ||
+        (r = read_choice(l, "tern.rope", ropes, ARRAY_SIZE(ropes), &half)) < 0 ||
+        (r = read_size(l, "pooling_type", POOLING_NONE, POOLING_LAST, &pooling)) < 0 ||
+        (r = gguf_get_u64(l->g, "tern.kv_bits", &bits, l->err)) < 0)
+        return r;
+    if (bits != 32 && bits != 4 && bits != 3)
+        return err_set(l->err, -EINVAL, "tern.kv_bits is out of range; allowed are 32, 4 and 3");
+    m->binary = binary;
+    m->layer_norm = layer;
+    m->rope_half = half;
+    m->pooling = (enum pooling)pooling;
+    m->kv_bits = (unsigned)bits;
+    m->norm_in_eps = m->rms_eps;
+    m->embd_scale = graph->scaled_embd ? sqrtf((float)m->n_embd) : 1;
+    return read_float_key(l, "tern.norm_in.epsilon", 1e-20, 1, &m->norm_in_eps);
 }
 
 /* The name goes into headers and logs: no spaces, nothing but ASCII. */
@@ -191,39 +311,27 @@ static int read_name(struct loader *l)
 
 /* ---- tensors ---------------------------------------------------------------------------------------------------- */
 
-static int refuse(struct loader *l, const struct gguf_tensor *t, const char *fmt, ...) PRINTF_LIKE(3, 4);
-static int refuse(struct loader *l, const struct gguf_tensor *t, const char *fmt, ...)
-{
-    char why[160];
-    va_list args;
-
-    va_start(args, fmt);
-    vsnprintf(why, sizeof(why), fmt, args);
-    va_end(args);
-    return err_set(l->err, -EINVAL, "tensor %.*s: %s", (int)MIN(t->name.len, 64), t->name.data, why);
-}
-
 static int refuse_missing(struct loader *l, const char *name)
 {
     return err_set(l->err, -EINVAL, "tensor %s is missing", name);
 }
 
 /* The tensor of this name with cols * rows elements (rows 1: a vector), or NULL where there is none. */
-static int take_tensor(struct loader *l, const char *name, size_t cols, size_t rows, const struct gguf_tensor **ret)
+static int take_tensor(struct loader *l, const char *name, size_t cols, size_t rows, const struct source_tensor **ret)
 {
-    const struct gguf_tensor *t = gguf_tensor(l->g, name);
+    const struct source_tensor *t = source_tensor(l->source, name);
 
     *ret = t;
     if (!t)
         return 0;
     if (t->dims[0] != cols || t->dims[1] != rows || t->n_dims > 2)
-        return refuse(l, t, "is %llu x %llu where the keys make it %zu x %zu", (unsigned long long)t->dims[0],
-                      (unsigned long long)t->dims[1], cols, rows);
-    l->used[t - gguf_tensor_at(l->g, 0)] = true;
+        return tensor_refuse(t, l->err, "is %llu x %llu where the keys make it %zu x %zu", (unsigned long long)t->dims[0],
+                             (unsigned long long)t->dims[1], cols, rows);
+    l->used[t - source_tensor_at(l->source, 0)] = true;
     return 0;
 }
 
-static int take_needed(struct loader *l, const char *name, size_t cols, size_t rows, const struct gguf_tensor **ret)
+static int take_needed(struct loader *l, const char *name, size_t cols, size_t rows, const struct source_tensor **ret)
 {
     int r = take_tensor(l, name, cols, rows, ret);
 
@@ -237,253 +345,104 @@ static void *copy_room(struct loader *l, size_t n, size_t each)
     return size_mul(&bytes, n, each) ? arena_alloc(&l->m->map->copies, bytes) : NULL;
 }
 
-static float float_at(const struct gguf_tensor *t, size_t i)
-{
-    uint16_t h;
-    float f;
-
-    if (t->type == TENSOR_F32) {
-        memcpy(&f, t->data + 4 * i, sizeof(f));
-        return f;
-    }
-    memcpy(&h, t->data + 2 * i, sizeof(h));
-    return t->type == TENSOR_F16 ? f16_to_f32(h) : bf16_to_f32(h);
-}
-
-static bool is_float(const struct gguf_tensor *t)
-{
-    return t->type == TENSOR_F32 || t->type == TENSOR_F16 || t->type == TENSOR_BF16;
-}
-
 /* A copy of a float tensor as f32, every element finite. */
-static int copy_floats(struct loader *l, const struct gguf_tensor *t, size_t n, const float **ret)
+static int copy_floats(struct loader *l, const struct source_tensor *t, size_t n, const float **ret)
 {
+    struct dense d;
     float *copy;
+    int r;
 
-    if (!is_float(t))
-        return refuse(l, t, "is not of floats");
+    if (t->type != TENSOR_F32 && t->type != TENSOR_F16 && t->type != TENSOR_BF16)
+        return tensor_refuse(t, l->err, "is not of floats");
     copy = copy_room(l, n, sizeof(*copy));
     if (!copy)
         return -ENOMEM;
-    for (size_t i = 0; i < n; i++) {
-        copy[i] = float_at(t, i);
-        if (!isfinite(copy[i]))
-            return refuse(l, t, "element %zu is not finite", i);
-    }
+    r = dense_load(&d, t, l->err);
+    if (r < 0)
+        return r;
+    dense_row(&d, 0, copy);
     *ret = copy;
     return 0;
 }
 
 static int load_vector(struct loader *l, const char *name, size_t n, const float **ret)
 {
-    const struct gguf_tensor *t;
+    const struct source_tensor *t;
     int r;
 
     r = take_needed(l, name, n, 1, &t);
     return r < 0 ? r : copy_floats(l, t, n, ret);
 }
 
-/* The element of the first f16 whose exponent says infinity or NaN, of n that stand `stride` bytes apart; n: none. */
-static size_t find_endless_half(const uint8_t *p, size_t n, size_t stride)
+/* The norm's gain, or NULL where it is not needed and not there. */
+static int load_norm_if(struct loader *l, bool needed, size_t layer, const char *name, size_t n, const float **ret)
 {
-    size_t i = 0;
+    char full[64];
 
-    for (; i < n; i++) {
-        uint16_t h;
-
-        memcpy(&h, p + i * stride, sizeof(h));
-        if ((h & 0x7c00) == 0x7c00)
-            break;
-    }
-    return i;
+    snprintf(full, sizeof(full), "blk.%zu.%s.weight", layer, name);
+    return needed || source_tensor(l->source, full) ? load_vector(l, full, n, ret) : 0;
 }
 
-static int load_dense(struct loader *l, const struct gguf_tensor *t, struct dense *ret)
+static int load_scale(struct loader *l, const char *name, struct ternary *w)
 {
-    size_t n = t->dims[0] * t->dims[1], at;
-
-    *ret = (struct dense){ .w = t->data, .type = t->type, .rows = t->dims[1], .cols = t->dims[0] };
-    switch (t->type) {
-    case TENSOR_F16:
-        at = find_endless_half(t->data, n, 2);
-        return at < n ? refuse(l, t, "element %zu is not finite", at) : 0;
-    case TENSOR_Q8_0:
-        n /= Q8_0_BLOCK;
-        at = find_endless_half(t->data, n, Q8_0_BLOCK_BYTES);
-        return at < n ? refuse(l, t, "the scale of block %zu is not finite", at) : 0;
-    case TENSOR_F32:
-        for (at = 0; at < n; at++)
-            if (!isfinite(float_at(t, at)))
-                return refuse(l, t, "element %zu is not finite", at);
-        return 0;
-    case TENSOR_BF16: {
-        const float *copy;
-        int r = copy_floats(l, t, n, &copy);
-
-        ret->w = copy;
-        ret->type = TENSOR_F32;
-        return r;
-    }
-    default:
-        return refuse(l, t, "is of type %u; read here are F32, F16, BF16 and Q8_0", t->type);
-    }
-}
-
-/* ---- ternary tensors -------------------------------------------------------------------------------------------- */
-
-static bool has_code_3(const uint8_t *p, size_t n, size_t *ret_at)
-{
-    for (size_t i = 0; i < n; i++)
-        if (p[i] & p[i] >> 1 & 0x55) {
-            *ret_at = i;
-            return true;
-        }
-    return false;
-}
-
-static int check_codes(struct loader *l, const struct gguf_tensor *t, const uint8_t *p, size_t n)
-{
-    size_t at;
-
-    if (has_code_3(p, n, &at))
-        return refuse(l, t, "code 3 at byte %zu of the file", (size_t)(p - l->file) + at);
-    return 0;
-}
-
-static int check_scale(struct loader *l, const struct gguf_tensor *t, const uint8_t *p, float scale)
-{
-    if (!isfinite(scale) || !(scale > 0))
-        return refuse(l, t, "the scale at byte %zu of the file is not a finite positive number", (size_t)(p - l->file));
-    return 0;
-}
-
-/* Trit e of a tensor that lies in blocks of 128 (I2_S) whatever its rows. */
-static int8_t i2s_trit(const uint8_t *p, size_t e)
-{
-    size_t in_block = e % TERNARY_BLOCK;
-
-    return (int8_t)((p[e / TERNARY_BLOCK * 32 + in_block % 32] >> (6 - in_block / 32 * 2) & 3) - 1);
-}
-
-/* Trit e of a tensor in TQ2_0's blocks: bits 2l of byte 32h + m hold element 128h + 32l + m. */
-static int8_t tq2_0_trit(const uint8_t *p, size_t e)
-{
-    const uint8_t *block = p + e / TQ2_0_BLOCK * TQ2_0_BLOCK_BYTES;
-    size_t i = e % TQ2_0_BLOCK;
-
-    return (int8_t)((block[i / 128 * 32 + i % 32] >> (i % 128 / 32 * 2) & 3) - 1);
-}
-
-static int repack(struct loader *l, const struct gguf_tensor *t, int8_t (*trit)(const uint8_t *, size_t), struct ternary *w)
-{
-    cleanup(freep) int8_t *row = malloc(w->cols);
-    uint8_t *out = copy_room(l, w->rows, w->padded / 4);
-
-    if (!row || !out)
-        return -ENOMEM;
-    for (size_t r = 0; r < w->rows; r++) {
-        for (size_t c = 0; c < w->cols; c++)
-            row[c] = trit(t->data, r * w->cols + c);
-        ternary_pack(out + r * (w->padded / 4), row, 1, w->cols);
-    }
-    w->w = out;
-    return 0;
-}
-
-static int load_i2s(struct loader *l, const struct gguf_tensor *t, struct ternary *w)
-{
-    size_t bytes = w->rows * w->cols / 4;
+    const struct source_tensor *t;
+    const float *factor;
     int r;
 
-    /* The order inside a last half block is told nowhere. */
-    if (w->rows * w->cols % TERNARY_BLOCK)
-        return refuse(l, t, "is I2_S with %zu elements, not a multiple of %d", w->rows * w->cols, TERNARY_BLOCK);
-    memcpy(&w->scale, t->data + bytes, sizeof(w->scale));
-    r = check_scale(l, t, t->data + bytes, w->scale);
+    r = take_tensor(l, name, 1, 1, &t);
+    if (r < 0 || !t)
+        return r;
+    r = copy_floats(l, t, 1, &factor);
     if (r < 0)
         return r;
-    r = check_codes(l, t, t->data, bytes);
-    if (r < 0)
-        return r;
-    if (w->cols % TERNARY_BLOCK)
-        return repack(l, t, i2s_trit, w);
-    w->w = t->data;
+    w->scale *= *factor;
+    if (!isfinite(w->scale) || !(w->scale > 0))
+        return tensor_refuse(t, l->err, "the scale at byte 0 is not a finite positive number");
+    if (w->row_scales) {
+        float *scales = copy_room(l, w->rows, sizeof(*scales));
+
+        if (!scales)
+            return -ENOMEM;
+        for (size_t i = 0; i < w->rows; i++)
+            scales[i] = w->row_scales[i] * *factor;
+        w->row_scales = scales;
+    }
     return 0;
 }
 
-static int load_tq2_0(struct loader *l, const struct gguf_tensor *t, struct ternary *w)
-{
-    size_t n_blocks = t->bytes / TQ2_0_BLOCK_BYTES;
-    uint16_t first, half;
-    int r;
-
-    memcpy(&first, t->data + 64, sizeof(first));
-    w->scale = f16_to_f32(first);
-    r = check_scale(l, t, t->data + 64, w->scale);
-    if (r < 0)
-        return r;
-    for (size_t b = 0; b < n_blocks; b++) {
-        const uint8_t *block = t->data + b * TQ2_0_BLOCK_BYTES;
-
-        memcpy(&half, block + 64, sizeof(half));
-        if (half != first)
-            return refuse(l, t, "block %zu has the scale %g, block 0 has %g: one scale a tensor is what is computed exactly",
-                          b, (double)f16_to_f32(half), (double)w->scale);
-        r = check_codes(l, t, block, 64);
-        if (r < 0)
-            return r;
-    }
-    return repack(l, t, tq2_0_trit, w);
-}
-
-/* blk.N.<name>.weight, and what blk.N.<name>.scale multiplies onto it where there is one. */
+/* blk.N.<name>.weight, what blk.N.<name>.scale multiplies onto it, and the norm of its own input: the latter two where
+ * there are any. */
 static int load_ternary(struct loader *l, size_t layer, const char *name, size_t cols, size_t rows, struct ternary *w)
 {
-    const struct gguf_tensor *t, *scale;
-    const float *factor;
-    char full[64];
+    const struct ternary_reading how = { .i2s_layout = l->options->i2s_layout, .binary = l->m->binary };
+    const struct source_tensor *t;
+    char full[64], norm_in[48];
     int r;
 
     snprintf(full, sizeof(full), "blk.%zu.%s.weight", layer, name);
     r = take_needed(l, full, cols, rows, &t);
     if (r < 0)
         return r;
-    *w = (struct ternary){ .rows = rows, .cols = cols, .padded = (cols + TERNARY_BLOCK - 1) / TERNARY_BLOCK * TERNARY_BLOCK };
-    if (t->type != TENSOR_I2_S && t->type != TENSOR_TQ2_0)
-        return refuse(l, t, "is of type %u; ternary weights are read from I2_S and TQ2_0", t->type);
-    r = t->type == TENSOR_I2_S ? load_i2s(l, t, w) : load_tq2_0(l, t, w);
+    r = ternary_load(w, t, how, &l->m->map->copies, l->err);
     if (r < 0)
         return r;
-
     snprintf(full, sizeof(full), "blk.%zu.%s.scale", layer, name);
-    r = take_tensor(l, full, 1, 1, &scale);
-    if (r < 0 || !scale)
-        return r;
-    r = copy_floats(l, scale, 1, &factor);
+    r = load_scale(l, full, w);
     if (r < 0)
         return r;
-    w->scale *= *factor;
-    return check_scale(l, scale, scale->data, w->scale);
-}
-
-static int load_norm(struct loader *l, size_t layer, const char *name, size_t n, const float **ret)
-{
-    char full[64];
-
-    snprintf(full, sizeof(full), "blk.%zu.%s.weight", layer, name);
-    return load_vector(l, full, n, ret);
+    snprintf(norm_in, sizeof(norm_in), "%s_norm_in", name);
+    return load_norm_if(l, false, layer, norm_in, cols, &w->norm_in);
 }
 
 static int load_layer(struct loader *l, size_t i, const struct graph *graph)
 {
     const struct model *m = l->m;
-    struct model_layer *y = &l->m->layers[i];
+    struct model_layer *y = &l->m->layers[i], *first = l->m->layers;
     size_t attn = m->n_head * m->head_dim, kv = m->n_kv * m->head_dim;
+    bool sub_norms = graph->needs_sub_norms, qk = graph->qk_norms, post = graph->post_norms;
     int r;
 
-    if ((r = load_norm(l, i, "attn_norm", m->n_embd, &y->attn_norm)) < 0 ||
-        (r = load_norm(l, i, "ffn_norm", m->n_embd, &y->ffn_norm)) < 0 ||
-        (r = load_ternary(l, i, "attn_q", m->n_embd, attn, &y->q)) < 0 ||
+    if ((r = load_ternary(l, i, "attn_q", m->n_embd, attn, &y->q)) < 0 ||
         (r = load_ternary(l, i, "attn_k", m->n_embd, kv, &y->k)) < 0 ||
         (r = load_ternary(l, i, "attn_v", m->n_embd, kv, &y->v)) < 0 ||
         (r = load_ternary(l, i, "attn_output", attn, m->n_embd, &y->o)) < 0 ||
@@ -491,15 +450,25 @@ static int load_layer(struct loader *l, size_t i, const struct graph *graph)
         (r = load_ternary(l, i, "ffn_up", m->n_embd, m->n_ff, &y->up)) < 0 ||
         (r = load_ternary(l, i, "ffn_down", m->n_ff, m->n_embd, &y->down)) < 0)
         return r;
-    if (!graph->sub_norms)
-        return 0;
-    r = load_norm(l, i, "attn_sub_norm", attn, &y->attn_sub_norm);
-    return r < 0 ? r : load_norm(l, i, "ffn_sub_norm", m->n_ff, &y->ffn_sub_norm);
+    /* What one layer has, all have. A model whose projections norm their own inputs may go without the norms before. */
+    if ((r = load_norm_if(l, i ? !!first->attn_norm : !y->q.norm_in, i, "attn_norm", m->n_embd, &y->attn_norm)) < 0 ||
+        (r = load_norm_if(l, i ? !!first->ffn_norm : !y->gate.norm_in, i, "ffn_norm", m->n_embd, &y->ffn_norm)) < 0 ||
+        (r = load_norm_if(l, sub_norms || first->attn_sub_norm, i, "attn_sub_norm", attn, &y->attn_sub_norm)) < 0 ||
+        (r = load_norm_if(l, sub_norms || first->ffn_sub_norm, i, "ffn_sub_norm", m->n_ff, &y->ffn_sub_norm)) < 0)
+        return r;
+    if (qk && ((r = load_norm_if(l, true, i, "attn_q_norm", m->head_dim, &y->q_norm)) < 0 ||
+               (r = load_norm_if(l, true, i, "attn_k_norm", m->head_dim, &y->k_norm)) < 0))
+        return r;
+    if (post && ((r = load_norm_if(l, true, i, "post_attention_norm", m->n_embd, &y->post_attn_norm)) < 0 ||
+                 (r = load_norm_if(l, true, i, "post_ffw_norm", m->n_embd, &y->post_ffn_norm)) < 0))
+        return r;
+    y->local = m->window && (i + 1) % m->window_pattern;
+    return 0;
 }
 
 static int load_ends(struct loader *l)
 {
-    const struct gguf_tensor *t = gguf_tensor(l->g, "token_embd.weight");
+    const struct source_tensor *t = source_tensor(l->source, "token_embd.weight");
     struct model *m = l->m;
     int r;
 
@@ -509,14 +478,14 @@ static int load_ends(struct loader *l)
     r = take_tensor(l, "token_embd.weight", m->n_embd, m->n_vocab, &t);
     if (r < 0)
         return r;
-    r = load_dense(l, t, &m->embd);
+    r = dense_load(&m->embd, t, l->err);
     if (r < 0)
         return r;
     r = take_tensor(l, "output.weight", m->n_embd, m->n_vocab, &t);
     if (r < 0)
         return r;
     m->head = m->embd;
-    if (t && (r = load_dense(l, t, &m->head)) < 0)
+    if (t && (r = dense_load(&m->head, t, l->err)) < 0)
         return r;
     r = load_vector(l, "output_norm.weight", m->n_embd, &m->output_norm);
     if (r < 0)
@@ -528,68 +497,35 @@ static int load_ends(struct loader *l)
     r = copy_floats(l, t, m->rope_dim / 2, &m->rope_freqs);
     for (size_t j = 0; !r && j < m->rope_dim / 2; j++)
         if (!(m->rope_freqs[j] > 0))
-            r = refuse(l, t, "element %zu is not positive", j);
+            r = tensor_refuse(t, l->err, "element %zu is not positive", j);
     return r;
 }
 
 static int refuse_unused(struct loader *l)
 {
-    const struct gguf_tensor *t;
+    const struct source_tensor *t;
 
-    for (size_t i = 0; (t = gguf_tensor_at(l->g, i)); i++)
+    for (size_t i = 0; (t = source_tensor_at(l->source, i)); i++)
         if (!l->used[i])
-            return refuse(l, t, "is no part of the %s graph", l->m->architecture);
+            return tensor_refuse(t, l->err, "is no part of the %s graph", l->m->architecture);
     return 0;
 }
 
 /* ---- the file --------------------------------------------------------------------------------------------------- */
 
-static int digest_of(struct model *m, const void *data, size_t size)
+static int load(struct model *m, const struct model_options *options, struct err *err)
 {
-    static const char prefix[] = "sha256:";
-    uint8_t sum[EVP_MAX_MD_SIZE];
-    unsigned n;
-
-    if (!EVP_Digest(data, size, sum, &n, EVP_sha256(), NULL))
-        return -ENOMEM;
-    memcpy(m->digest, prefix, sizeof(prefix));
-    for (unsigned i = 0; i < n; i++)
-        snprintf(m->digest + sizeof(prefix) - 1 + 2 * (size_t)i, 3, "%02x", sum[i]);
-    return 0;
-}
-
-static size_t count_tensors(const struct gguf *g)
-{
-    size_t n = 0;
-
-    while (gguf_tensor_at(g, n))
-        n++;
-    return n;
-}
-
-static int load(struct model *m, const void *data, size_t size, struct err *err)
-{
-    cleanup(gguf_freep) struct gguf *g = NULL;
-    cleanup(freep) bool *used = NULL;
+    cleanup(freep) bool *used = calloc(source_tensor_count(m->map->source) + 1, sizeof(*used));
+    struct loader l = { .m = m, .options = options, .source = m->map->source, .g = source_keys(m->map->source), .used = used,
+                        .err = err };
     const struct graph *graph = NULL;
-    struct loader l;
     int r;
 
-    if ((uintptr_t)data % MEMORY_ALIGNMENT)
-        return err_set(err, -EINVAL, "a model in memory must begin at a multiple of %d", MEMORY_ALIGNMENT);
-    r = gguf_open(&g, data, size, err);
-    if (r < 0)
-        return r;
-    used = calloc(count_tensors(g) + 1, sizeof(*used));
     if (!used)
         return -ENOMEM;
-
-    l = (struct loader){ .m = m, .file = data, .g = g, .used = used, .err = err };
-    m->file_bytes = size;
-    if ((r = find_graph(&l, &graph)) < 0 || (r = read_sizes(&l)) < 0 || (r = read_activation(&l, graph)) < 0 ||
-        (r = read_name(&l)) < 0 || (r = tokenizer_new(&m->tokenizer, g, err)) < 0 || (r = load_ends(&l)) < 0)
+    if ((r = find_graph(&l, &graph)) < 0 || (r = read_sizes(&l)) < 0 || (r = read_variant(&l, graph)) < 0 ||
+        (r = read_name(&l)) < 0 || (r = tokenizer_new(&m->tokenizer, l.g, err)) < 0 || (r = load_ends(&l)) < 0)
         return r;
-    m->rope_half = graph->rope_half;
     m->template = template_choose(m->tokenizer, m->architecture);
 
     m->layers = copy_room(&l, m->n_layer, sizeof(*m->layers));
@@ -601,30 +537,17 @@ static int load(struct model *m, const void *data, size_t size, struct err *err)
             return r;
     }
     r = refuse_unused(&l);
-    return r < 0 ? r : digest_of(m, data, size);
-}
-
-static int map_file(struct model_map *map, const char *path, struct err *err)
-{
-    cleanup(closep) int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);      /* NONBLOCK: a FIFO must not hold us */
-    struct stat st;
-
-    if (fd < 0 || fstat(fd, &st) < 0)
-        return err_set(err, -errno, "%s: %s", path, strerror(errno));
-    if (!S_ISREG(st.st_mode) || !st.st_size)
-        return err_set(err, -EINVAL, "%s: %s", path, S_ISREG(st.st_mode) ? "is empty" : "is not a file");
-    map->bytes = (size_t)st.st_size;
-    map->mapping = mmap(NULL, map->bytes, PROT_READ, MAP_SHARED, fd, 0);
-    if (map->mapping == MAP_FAILED) {
-        map->mapping = NULL;
-        return err_set(err, -errno, "%s: %s", path, strerror(errno));
-    }
-    return 0;
+    if (r < 0)
+        return r;
+    m->file_bytes = source_bytes(l.source);
+    return source_digest(l.source, m->digest);
 }
 
 /* path NULL: data. */
-static int model_new(struct model **ret, const char *path, const void *data, size_t size, struct err *err)
+static int model_new(struct model **ret, const char *path, const void *data, size_t size, const struct model_options *options,
+                     struct err *err)
 {
+    static const struct model_options defaults;
     cleanup(model_freep) struct model *m = calloc(1, sizeof(*m));
     int r;
 
@@ -634,28 +557,24 @@ static int model_new(struct model **ret, const char *path, const void *data, siz
     if (!m->map)
         return -ENOMEM;
     arena_init(&m->map->copies);
-    if (path) {
-        r = map_file(m->map, path, err);
-        if (r < 0)
-            return r;
-        data = m->map->mapping;
-        size = m->map->bytes;
-    }
-    r = load(m, data, size, err);
+    r = path ? source_open(&m->map->source, path, err) : source_open_memory(&m->map->source, data, size, err);
+    if (r < 0)
+        return r;
+    r = load(m, options ? options : &defaults, err);
     if (r < 0)
         return r;
     *ret = TAKE(m);
     return 0;
 }
 
-int model_open(struct model **ret, const char *path, struct err *err)
+int model_open(struct model **ret, const char *path, const struct model_options *options, struct err *err)
 {
-    return model_new(ret, path, NULL, 0, err);
+    return model_new(ret, path, NULL, 0, options, err);
 }
 
-int model_open_memory(struct model **ret, const void *data, size_t size, struct err *err)
+int model_open_memory(struct model **ret, const void *data, size_t size, const struct model_options *options, struct err *err)
 {
-    return model_new(ret, NULL, data, size, err);
+    return model_new(ret, NULL, data, size, options, err);
 }
 
 void model_free(struct model *m)
@@ -665,8 +584,7 @@ void model_free(struct model *m)
     tokenizer_free(m->tokenizer);
     if (m->map) {
         arena_done(&m->map->copies);
-        if (m->map->mapping)
-            munmap(m->map->mapping, m->map->bytes);
+        source_free(m->map->source);
         free(m->map);
     }
     free(m);

@@ -370,12 +370,13 @@ static unsigned count_threads(const struct engine_config *cfg)
 static int load(struct worker *w, struct err *err)
 {
     const struct engine_config *cfg = w->cfg;
+    const struct model_options options = { .weight_only = cfg->weight_only };
     int r;
 
     if (!kernels_get(err))
         return -EINVAL;
-    r = cfg->model_path ? model_open(&w->model, cfg->model_path, err)
-                        : model_open_memory(&w->model, cfg->model_data, cfg->model_bytes, err);
+    r = cfg->model_path ? model_open(&w->model, cfg->model_path, &options, err)
+                        : model_open_memory(&w->model, cfg->model_data, cfg->model_bytes, &options, err);
     if (r < 0)
         return r;
     w->n_ctx = cfg->context ? MIN(cfg->context, w->model->n_ctx) : w->model->n_ctx;

@@ -30,7 +30,7 @@ static void run_init(struct run *r, const uint8_t *file, size_t size)
     struct err err = {0};
 
     *r = (struct run){0};
-    cr_assert_eq(model_open_memory(&r->model, file, size, &err), 0, "%s", err.msg);
+    cr_assert_eq(model_open_memory(&r->model, file, size, NULL, &err), 0, "%s", err.msg);
     cr_assert_eq(pool_new(&r->pool, 2), 0);
     cr_assert_eq(forward_new(&r->forward, r->model, r->pool, 32, &err), 0, "%s", err.msg);
     cr_assert_eq(session_new(&r->session, r->model, 0), 0);

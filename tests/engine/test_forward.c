@@ -21,7 +21,7 @@ static void engine_init(struct engine *e, const struct tiny *spec, unsigned thre
     size_t size;
 
     e->file = tiny_file(spec, &size);
-    cr_assert_eq(model_open_memory(&e->model, e->file, size, &err), 0, "%s", err.msg);
+    cr_assert_eq(model_open_memory(&e->model, e->file, size, NULL, &err), 0, "%s", err.msg);
     cr_assert_eq(pool_new(&e->pool, threads), 0);
     cr_assert_eq(forward_new(&e->forward, e->model, e->pool, max_rows, &err), 0, "%s", err.msg);
     cr_assert_eq(session_new(&e->session, e->model, 0), 0);

@@ -23,7 +23,7 @@ static void nano_init(struct nano *n)
     char path[4096];
 
     snprintf(path, sizeof(path), "%s/models/tern-nano.gguf", getenv("TERN_SOURCE") ?: ".");
-    cr_assert_eq(model_open(&n->model, path, &err), 0, "%s", err.msg);
+    cr_assert_eq(model_open(&n->model, path, NULL, &err), 0, "%s", err.msg);
     cr_assert_eq(pool_new(&n->pool, 1), 0);
     cr_assert_eq(forward_new(&n->forward, n->model, n->pool, BATCH, &err), 0, "%s", err.msg);
     cr_assert_eq(session_new(&n->session, n->model, 0), 0);

@@ -55,7 +55,7 @@ static int check_forward(void)
     spec.n_embd = 512;
     spec.n_ff = 1024;
     file = tiny_file(&spec, &size);
-    if (model_open_memory(&m, file, size, NULL) < 0)
+    if (model_open_memory(&m, file, size, NULL, NULL) < 0)
         return 1;
     for (unsigned i = 0; i < 2; i++) {
         struct forward_row rows[24];
