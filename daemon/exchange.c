@@ -10,9 +10,14 @@
 #include "base/log.h"
 #include "daemon/http.h"
 
-#define PING_SEC 10
+#define PING_SEC 5                 /* a stream that was silent for one such turn is pinged at the next */
 #define ANSWER_MAX (32u << 20)     /* an answer that is not streamed */
 #define DEADLINE_MAX_MSEC 86400000
+
+static const struct request_error no_memory = {
+    .http_status = 503, .type = "server_error", .code = "out_of_memory", .message = "out of memory",
+    .retry_after_sec = 1,
+};
 
 static void exchange_free(struct exchange *x)
 {
@@ -162,12 +167,12 @@ void exchange_reply_error(struct exchange *x, const struct request_error *e)
 static void stream_ping(evutil_socket_t fd, short what, void *arg)
 {
     struct exchange *x = arg;
-    bool quiet = x->quiet;
 
     /* Bytes that wait already keep the connection alive, if the client reads at all. */
-    if (quiet && !evbuffer_get_length(conn_output(x->conn)))
+    if (x->quiet && !evbuffer_get_length(conn_output(x->conn)))
         exchange_write(x, x->dialect->ping, strlen(x->dialect->ping));
-    x->quiet = true;
+    else
+        x->quiet = true;
 }
 
 static void stream_start(struct exchange *x)
@@ -285,8 +290,11 @@ static void on_end(void *arg, const struct request_meta *m, const struct request
         x->meta.confidence = res->confidence;
     over(x, m->degraded ? OUTCOME_DEGRADED : OUTCOME_OK, 200, res);
     if (x->stream) {
-        x->dialect->end(x, res);
-        stream_end(x, true);
+        if (x->lost)
+            x->dialect->fail(x, &no_memory);
+        else
+            x->dialect->end(x, res);
+        stream_end(x, !x->lost);
         return;
     }
     headers_decision(x, res->cost_microusd);
@@ -375,10 +383,6 @@ static int read_body(struct exchange *x, struct chat_request **ret, struct reque
 
 void exchange_chat(struct exchange *x)
 {
-    static const struct request_error no_memory = {
-        .http_status = 503, .type = "server_error", .code = "out_of_memory", .message = "out of memory",
-        .retry_after_sec = 1,
-    };
     struct request_options o = {
         .dialect = x->dialect->name, .peer = x->peer, .label = x->head->label, .mode = x->head->mode,
         .key = x->key ? x->key->name : NULL, .key_label = x->key && x->key->has_label ? &x->key->label : NULL,

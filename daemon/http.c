@@ -306,7 +306,8 @@ static void conn_refuse(struct conn *c, const struct request_error *e)
     evbuffer_add(out, "\r\n", 2);
     if (!c->head.method || strcmp(c->head.method, "HEAD") != 0)
         evbuffer_add(out, body, len);
-    log_write(LOG_LEVEL_INFO, id, "%s: refused with %d: %s", c->peer, e->http_status, e->code);
+    log_write(e->http_status == 401 || e->http_status == 403 ? LOG_LEVEL_INFO : LOG_LEVEL_DEBUG, id,
+              "%s: refused with %d: %s", c->peer, e->http_status, e->code);
 
     bufferevent_enable(c->bev, EV_READ | EV_WRITE);
     conn_arm(c, LINGER_MSEC);
@@ -708,6 +709,8 @@ void http_free(struct http *h)
         evhttp_free(h->evhttp);
     if (h->accept_again)
         event_free(h->accept_again);
+    if (server == h)
+        server = NULL;
     config_unref(h->config);
     free(h);
 }

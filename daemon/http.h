@@ -89,7 +89,8 @@ struct exchange {
     struct buf text;                       /* the answer so far, when it is not streamed */
     json_t *logprobs;                      /* the same for log-probabilities; NULL: none */
     struct event *ping;
-    bool quiet;                            /* nothing was written since the last ping */
+    bool quiet;                            /* nothing was written since the ping timer last fired */
+    bool lost;                             /* no memory for an event: the stream may not end well */
 };
 
 /* Made by http.c when a request is whole; runs until it has answered or its client left. */

@@ -121,6 +121,8 @@ static void event(struct exchange *x, json_t *data)
     json_decref(data);
     if (text && buf_printf(&line, "data: %s\n\n", text) == 0)
         exchange_write(x, line.data, line.len);
+    else
+        x->lost = true;
 }
 
 /* `delta` and `probs` are taken. */

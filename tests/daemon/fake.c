@@ -55,8 +55,9 @@ static struct request_meta meta_of(const struct request *q)
 
     return (struct request_meta){
         .id = FAKE_ID, .route = script_is(q, "fail") ? ROUTE_NONE : cloud ? ROUTE_CLOUD : ROUTE_LOCAL,
-        .reason = cloud ? "too-hard" : "confident", .model = cloud ? "big-model" : "tern-nano", .endpoint = cloud ? "main" : NULL,
-        .degraded = script_is(q, "degraded"), .confidence = cloud ? NAN : 0.75, .created_sec = FAKE_CREATED,
+        .reason = cloud ? "too-hard" : "confident", .model = cloud ? "big-model" : "tern-nano",
+        .endpoint = cloud ? "main" : NULL, .degraded = script_is(q, "degraded"),
+        .confidence = cloud ? NAN : 0.75, .created_sec = FAKE_CREATED,
     };
 }
 
@@ -80,7 +81,8 @@ static void request_step(evutil_socket_t fd, short what, void *arg)
     unsigned step = q->step++, n_pieces = script_is(q, "flow") ? FLOW_PIECES : 2;
     struct request_result res = {.finish = "stop", .tokens_in = 5, .tokens_out = 2, .confidence = m.confidence,
                                  .cost_microusd = m.route == ROUTE_CLOUD ? 123 : 0};
-    struct request_error e = {.http_status = 502, .type = "server_error", .code = "upstream_cut", .message = "the cloud's answer broke off"};
+    struct request_error e = {.http_status = 502, .type = "server_error", .code = "upstream_cut",
+                              .message = "the cloud's answer broke off"};
 
     if (script_is(q, "hang") || (step && script_is(q, "begin")) || (step > 1 && script_is(q, "piece")))
         return;
@@ -171,8 +173,8 @@ void request_resume(struct request *q)
     event_active(q->step_event, EV_TIMEOUT, 0);
 }
 
-const uint64_t router_latency_bounds_usec[12] = {5000, 10000, 50000, 100000, 500000, 1000000, 2000000, 5000000, 10000000, 30000000,
-                                                 60000000, 120000000};
+const uint64_t router_latency_bounds_usec[12] = {
+    5000, 10000, 50000, 100000, 500000, 1000000, 2000000, 5000000, 10000000, 30000000, 60000000, UINT64_MAX};
 bool router_engine_ready(const struct router *r) { return fake.engine_ready; }
 bool router_egress_ready(const struct router *r) { return true; }
 const char *router_engine_failure(const struct router *r) { return fake.engine_ready ? NULL : "model.gguf: bad magic"; }
@@ -180,9 +182,10 @@ const char *router_engine_failure(const struct router *r) { return fake.engine_r
 json_t *router_status(const struct router *r)
 {
     return json_pack("{s:{s:b, s:s, s:i, s:i}, s:{s:b}, s:[{s:s, s:s, s:s, s:s, s:[s], s:s}], s:{s:s, s:s}, s:b, s:i}",
-                     "engine", "ready", fake.engine_ready, "model", "tern-nano", "running", 1, "waiting", 2, "egress", "ready", 1,
-                     "endpoints", "name", "main", "model", "big-model", "host", "example.com:443", "region", "eu", "labels", "public",
-                     "breaker", "closed", "policy", "mode", "auto", "default_label", "private", "offline", 0, "in_flight", 3);
+                     "engine", "ready", fake.engine_ready, "model", "tern-nano", "running", 1, "waiting", 2,
+                     "egress", "ready", 1, "endpoints", "name", "main", "model", "big-model", "host", "example.com:443",
+                     "region", "eu", "labels", "public", "breaker", "closed",
+                     "policy", "mode", "auto", "default_label", "private", "offline", 0, "in_flight", 3);
 }
 
 const struct router_metrics *router_metrics(const struct router *r)
@@ -194,7 +197,7 @@ const struct router_metrics *router_metrics(const struct router *r)
     return &m;
 }
 
-/* ---- The store and the supervisor ---------------------------------------------------------------------------------- */
+/* ---- The store and the supervisor -------------------------------------------------------------------------------- */
 
 static store_answer_fn *answer;
 static void *answer_arg;
@@ -234,11 +237,12 @@ int store_query(struct store *s, const struct store_query *q, store_answer_fn *d
 
 json_t *supervisor_status(const struct supervisor *s)
 {
-    return json_pack("{s:{s:i, s:i}, s:{s:i, s:i}}", "engine", "pid", 11, "restarts", 1, "egress", "pid", 12, "restarts", 0);
+    return json_pack("{s:{s:i, s:i}, s:{s:i, s:i}}", "engine", "pid", 11, "restarts", 1,
+                     "egress", "pid", 12, "restarts", 0);
 }
 unsigned supervisor_restarts(const struct supervisor *s, enum spawn_role role) { return role == SPAWN_ENGINE; }
 
-/* ---- The configuration and the server -------------------------------------------------------------------------------- */
+/* ---- The configuration and the server ---------------------------------------------------------------------------- */
 
 struct config *config_ref(struct config *c) { c->refs++; return c; }
 void config_unref(struct config *c)
@@ -317,7 +321,7 @@ void fake_stop(void)
     fake.d.base = NULL;
 }
 
-/* ---- The client ---------------------------------------------------------------------------------------------------------- */
+/* ---- The client -------------------------------------------------------------------------------------------------- */
 
 void pump(void)
 {
@@ -327,7 +331,8 @@ void pump(void)
 
 int dial(void)
 {
-    struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK), .sin_port = htons(fake.port)};
+    struct sockaddr_in a = {
+        .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK), .sin_port = htons((uint16_t)fake.port)};
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
     assert(connect(fd, (struct sockaddr *)&a, sizeof(a)) == 0);
@@ -447,7 +452,8 @@ const char *header_of(const char *answer_text, const char *name)
     while (p && p < end && (p = strstr(p, "\r\n"))) {
         p += 2;
         if (strncasecmp(p, name, n) == 0 && p[n] == ':') {
-            snprintf(value, sizeof(value), "%.*s", (int)strcspn(p + n + 1 + (p[n + 1] == ' '), "\r"), p + n + 1 + (p[n + 1] == ' '));
+            p += n + 1 + (p[n + 1] == ' ');
+            snprintf(value, sizeof(value), "%.*s", (int)strcspn(p, "\r"), p);
             return value;
         }
     }

@@ -1,5 +1,6 @@
-/* A front on real sockets with a scripted router, store and supervisor behind it, all in one thread: the test's client and the
- * server's loop take turns in pump(). What the router does with a request is told by its last user message; see fake.c. */
+/* A front on real sockets with a scripted router, store and supervisor behind it, all in one thread: the test's client
+ * and the server's loop take turns in pump(). What the router does with a request is told by its last user message;
+ * see fake.c. */
 #pragma once
 
 #include <event2/event.h>
@@ -44,7 +45,8 @@ void put(int fd, const char *bytes, size_t len);
 void put_chat(int fd, const char *more_headers, const char *body);
 /* Everything until the server closes, `until` appears, or `msec` passed. Caller frees; *ret_closed may be NULL. */
 char *get(int fd, const char *until, unsigned msec, size_t *ret_len, bool *ret_closed);
-/* One whole exchange on a new connection; the status, or 0 when none came. *ret, if not NULL, is the answer, caller frees. */
+/* One whole exchange on a new connection; the status, or 0 when none came. *ret, if not NULL, is the answer, caller
+ * frees. */
 int exchange(const char *request, char **ret);
 /* put_chat() on a new connection, which closes after the answer; as exchange(). */
 int chat(const char *more_headers, const char *body, char **ret);

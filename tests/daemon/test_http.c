@@ -1,5 +1,5 @@
-/* The server against clients that are wrong, slow, hostile or gone, on real sockets. The table is the contract of what is refused
- * and how: always a JSON error object and a closed connection, and no request is ever started. */
+/* The server against clients that are wrong, slow, hostile or gone, on real sockets. The table is the contract of what
+ * is refused and how: always a JSON error object and a closed connection, and no request is ever started. */
 #include <criterion/criterion.h>
 #include <openssl/evp.h>
 #include <stdio.h>
@@ -40,11 +40,12 @@ static void check_error(const char *name, const char *answer, int expected)
     j = json_loads(body_of(answer), 0, NULL);
     e = json_object_get(j, "error");
     cr_expect(json_is_string(json_object_get(e, "message")) && json_is_string(json_object_get(e, "type")) &&
-              json_object_get(e, "param") && json_object_get(e, "code"), "%s: no error object: %s", name, body_of(answer));
+              json_object_get(e, "param") && json_object_get(e, "code"), "%s: no error object: %s", name,
+              body_of(answer));
     cr_expect(header_of(answer, "x-request-id"), "%s: no request id", name);
 }
 
-/* ---- Hostile requests -------------------------------------------------------------------------------------------------- */
+/* ---- Hostile requests -------------------------------------------------------------------------------------------- */
 
 static const struct { const char *name, *bytes; int status; } hostile[] = {
     {"no Host", "GET /health HTTP/1.1\r\n\r\n", 400},
@@ -71,7 +72,8 @@ static const struct { const char *name, *bytes; int status; } hostile[] = {
     {"foreign Origin", "GET /health HTTP/1.1\r\n" H "Origin: http://evil.example\r\n\r\n", 403},
     {"Origin null", "GET /health HTTP/1.1\r\n" H "Origin: null\r\n\r\n", 403},
     {"Origin on our own host", "GET /health HTTP/1.1\r\n" H "Origin: http://localhost:8420\r\n\r\n", 403},
-    {"Origin like an allowed one", "GET /health HTTP/1.1\r\n" H "Origin: http://localhost:3000.evil.example\r\n\r\n", 403},
+    {"Origin like an allowed one", "GET /health HTTP/1.1\r\n" H "Origin: http://localhost:3000.evil.example\r\n\r\n",
+     403},
     {"Origin allowed, other case", "GET /health HTTP/1.1\r\n" H "Origin: HTTP://localhost:3000\r\n\r\n", 403},
     {"two Origins", "GET /health HTTP/1.1\r\n" H "Origin: http://localhost:3000\r\nOrigin: http://evil\r\n\r\n", 400},
     {"empty Origin", "GET /health HTTP/1.1\r\n" H "Origin:\r\n\r\n", 403},
@@ -88,13 +90,13 @@ static const struct { const char *name, *bytes; int status; } hostile[] = {
     {"BREW", "BREW /health HTTP/1.1\r\n" H "\r\n", 405},
     {"get in small letters", "get /health HTTP/1.1\r\n" H "\r\n", 405},
     {"GET of the chat path", "GET /v1/chat/completions HTTP/1.1\r\n" H "\r\n", 405},
-    {"HEAD of the chat path is not tested for a body", "POST /health HTTP/1.1\r\n" H J "Content-Length: 2\r\n\r\n{}", 405},
+    {"POST to a path that is read", "POST /health HTTP/1.1\r\n" H J "Content-Length: 2\r\n\r\n{}", 405},
     {"unknown path", "GET /v1/nothing HTTP/1.1\r\n" H "\r\n", 404},
     {"root", "GET / HTTP/1.1\r\n" H "\r\n", 404},
     {"path traversal", "GET /../../etc/passwd HTTP/1.1\r\n" H "\r\n", 404},
-    {"path traversal behind a prefix", "GET /v1/models/../../etc/passwd HTTP/1.1\r\n" H "Connection: close\r\n\r\n", 404},
+    {"traversal behind a prefix", "GET /v1/models/../../etc/passwd HTTP/1.1\r\n" H "Connection: close\r\n\r\n", 404},
     {"encoded traversal", "GET /%2e%2e/%2e%2e/etc/passwd HTTP/1.1\r\n" H "\r\n", 404},
-    {"encoded traversal behind a prefix", "GET /v1/models/%2e%2e%2fetc HTTP/1.1\r\n" H "Connection: close\r\n\r\n", 404},
+    {"the same, encoded", "GET /v1/models/%2e%2e%2fetc HTTP/1.1\r\n" H "Connection: close\r\n\r\n", 404},
     {"NUL in a model's name", "GET /v1/models/au%00to HTTP/1.1\r\n" H "Connection: close\r\n\r\n", 404},
     {"doubled slash", "GET //health HTTP/1.1\r\n" H "\r\n", 400},
     {"slash behind", "GET /health/ HTTP/1.1\r\n" H "\r\n", 404},
@@ -166,7 +168,7 @@ static const struct { const char *name, *bytes; int status; } hostile[] = {
     {"two Content-Types", POST H J "Content-Type: text/plain\r\nContent-Length: 2\r\n\r\n{}", 400},
     {"two labels", POST H J "x-tern-label: secret\r\nx-tern-label: public\r\nContent-Length: 2\r\n\r\n{}", 400},
     {"two keys", POST H J "x-api-key: a\r\nx-api-key: b\r\nContent-Length: 2\r\n\r\n{}", 400},
-    {"deadline of words", POST H J "x-tern-deadline-ms: soon\r\nConnection: close\r\nContent-Length: " "2\r\n\r\n{}", 400},
+    {"deadline of words", POST H J "x-tern-deadline-ms: soon\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}", 400},
     {"deadline 0", POST H J "x-tern-deadline-ms: 0\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}", 400},
     {"deadline negative", POST H J "x-tern-deadline-ms: -5\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}", 400},
     {"empty body", POST H J "Connection: close\r\nContent-Length: 0\r\n\r\n", 400},
@@ -221,6 +223,50 @@ Test(http, hostile_requests_in_single_bytes)
     cr_expect_eq(fake.started, 0);
 }
 
+/* Well-formed and hostile requests with bytes changed, dropped and doubled, and cut into packets anywhere: whatever
+ * comes back is ours, and the server goes on. The seed is fixed. */
+Test(http, mangled_requests)
+{
+    static const char *const good[] = {
+        "GET /health HTTP/1.1\r\n" H "Connection: close\r\n\r\n", "HEAD /v1/models HTTP/1.0\r\n" H "\r\n",
+        POST H J "Connection: close\r\nContent-Length: 2\r\n\r\n{}",
+        POST H J "Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n1\r\n{\r\n1\r\n}\r\n0\r\n\r\n",
+        "GET /v1/tern/log?limit=5&since=24h HTTP/1.1\r\n" H "Connection: close\r\n\r\n",
+    };
+    static const char odd[] = "\r\n\t :;,%/?0aF\"\\\x01\x80\xff";
+
+    srand(1);
+    for (int i = 0; i < 3000; i++) {
+        size_t which = (size_t)rand() % (ARRAY_SIZE(good) + ARRAY_SIZE(hostile)), n;
+        cleanup(freep) char *answer = NULL;
+        char bytes[1024];
+        int fd = dial();
+
+        n = (size_t)snprintf(bytes, sizeof(bytes) - 16, "%s",
+                             which < ARRAY_SIZE(good) ? good[which] : hostile[which - ARRAY_SIZE(good)].bytes);
+        for (int k = rand() % 4; k >= 0; k--) {
+            size_t at = (size_t)rand() % n;
+
+            switch (rand() % 3) {
+            case 0: bytes[at] = odd[(size_t)rand() % (sizeof(odd) - 1)]; break;
+            case 1: memmove(bytes + at, bytes + at + 1, --n - at); break;
+            default: memmove(bytes + at + 1, bytes + at, n++ - at); break;
+            }
+        }
+        for (size_t at = 0, len; at < n; at += len) {
+            len = MIN(n - at, 1 + (size_t)rand() % 64);
+            put(fd, bytes + at, len);
+        }
+        shutdown(fd, SHUT_WR);
+        answer = get(fd, NULL, 500, NULL, NULL);
+        close(fd);
+        cr_expect(!*answer || strncmp(answer, "HTTP/1.", 7) == 0, "%d: %.*s", i, (int)n, bytes);
+        cr_expect_null(strstr(answer, "text/html"), "%d: %.*s", i, (int)n, bytes);
+    }
+    cr_expect_eq(fake.started, 0);
+    cr_expect_eq(exchange("GET /health HTTP/1.1\r\n" H "Connection: close\r\n\r\n", NULL), 200);
+}
+
 Test(http, a_refusal_says_what_to_set)
 {
     char *answer;
@@ -243,8 +289,8 @@ Test(http, a_refusal_says_what_to_set)
 
 Test(http, hosts_that_are_ours)
 {
-    static const char *const hosts[] = {"localhost", "LOCALHOST:1", "127.0.0.1", "127.0.0.1:8420", "[::1]", "[::1]:65535",
-                                        "assistant.example", "Assistant.Example:443"};
+    static const char *const hosts[] = {"localhost", "LOCALHOST:1", "127.0.0.1", "127.0.0.1:8420", "[::1]",
+                                        "[::1]:65535", "assistant.example", "Assistant.Example:443"};
     char request[256];
 
     for (size_t i = 0; i < ARRAY_SIZE(hosts); i++) {
@@ -282,13 +328,14 @@ Test(http, allowed_origin)
     cr_expect_str_eq(header_of(answer, "Access-Control-Allow-Origin"), "http://localhost:3000");
     cr_expect(header_of(answer, "Access-Control-Allow-Methods"));
     free(answer);
-    cr_expect_eq(exchange("GET /health HTTP/1.1\r\n" H "Origin: http://localhost:3000\r\nConnection: close\r\n\r\n", &answer), 200);
+    cr_expect_eq(exchange("GET /health HTTP/1.1\r\n" H "Origin: http://localhost:3000\r\nConnection: close\r\n\r\n",
+                          &answer), 200);
     cr_expect_str_eq(header_of(answer, "Access-Control-Allow-Origin"), "http://localhost:3000");
     cr_expect_str_eq(header_of(answer, "Vary"), "Origin");
     free(answer);
 }
 
-/* ---- Limits and deadlines -------------------------------------------------------------------------------------------------- */
+/* ---- Limits and deadlines ---------------------------------------------------------------------------------------- */
 
 static char *filled(const char *front, size_t n, const char *back)
 {
@@ -417,6 +464,7 @@ Test(http, connections_over_the_limit, .init = crowded)
 
 Test(http, out_of_file_descriptors)
 {
+    static const char request[] = "GET /health HTTP/1.1\r\n" H "Connection: close\r\n\r\n";
     struct rlimit limit, before;
     int fds[8], fd;
     char *answer;
@@ -431,7 +479,7 @@ Test(http, out_of_file_descriptors)
     pump();
     limit.rlim_cur = before.rlim_cur;
     setrlimit(RLIMIT_NOFILE, &limit);
-    put(fd, "GET /health HTTP/1.1\r\n" H "Connection: close\r\n\r\n", strlen("GET /health HTTP/1.1\r\n" H "Connection: close\r\n\r\n"));
+    put(fd, request, strlen(request));
     answer = get(fd, NULL, 1000, NULL, NULL);
     cr_expect(strncmp(answer, "HTTP/1.1 200", 12) == 0, "recovers within a second");
     free(answer);
@@ -440,11 +488,12 @@ Test(http, out_of_file_descriptors)
         close(fds[i]);
 }
 
-/* ---- Keeping connections ------------------------------------------------------------------------------------------------------- */
+/* ---- Keeping connections ----------------------------------------------------------------------------------------- */
 
 Test(http, keep_alive)
 {
-    static const char request[] = "GET /health HTTP/1.1\r\n" H "\r\n", last[] = "GET /v1/models HTTP/1.1\r\n" H "Connection: close\r\n\r\n";
+    static const char request[] = "GET /health HTTP/1.1\r\n" H "\r\n";
+    static const char last[] = "GET /v1/models HTTP/1.1\r\n" H "Connection: close\r\n\r\n";
     int fd = dial();
     bool closed;
 
@@ -459,7 +508,8 @@ Test(http, keep_alive)
     close(fd);
 }
 
-/* A second request sent before the first is answered: dropped, and the connection closes, so that nothing can hide in it. */
+/* A second request sent before the first is answered: dropped, and the connection closes, so that nothing can hide in
+ * it. */
 Test(http, pipelining_closes)
 {
     static const char two[] = "GET /health HTTP/1.1\r\n" H "\r\nGET /metrics HTTP/1.1\r\n" H "\r\n";
@@ -516,10 +566,11 @@ Test(http, chunked_and_expect)
     char request[256];
     int fd = dial();
 
-    cr_expect_eq(exchange(POST H J "Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n18\r\n{\"messages\":[{\"role\":\"us\r\n"
+    cr_expect_eq(exchange(POST H J "Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+                          "18\r\n{\"messages\":[{\"role\":\"us\r\n"
                           "18\r\ner\",\"content\":\"hi\"}]}   \r\n0\r\n\r\n", NULL), 200);
-    snprintf(request, sizeof(request), POST H J "Connection: close\r\nExpect: 100-continue\r\nContent-Length: %zu\r\n\r\n",
-             strlen(HI));
+    snprintf(request, sizeof(request), POST H J "Connection: close\r\nExpect: 100-continue\r\n"
+             "Content-Length: %zu\r\n\r\n", strlen(HI));
     put(fd, request, strlen(request));
     answer = get(fd, "\r\n\r\n", 2000, NULL, NULL);
     cr_expect_str_eq(answer, "HTTP/1.1 100 Continue\r\n\r\n");
@@ -550,9 +601,10 @@ Test(http, stopping)
     close(idle);
 }
 
-/* ---- A client that leaves ----------------------------------------------------------------------------------------------------------- */
+/* ---- A client that leaves ---------------------------------------------------------------------------------------- */
 
-/* At every stage, closing and resetting: a request that was started is cancelled exactly once, and nothing is touched after. */
+/* At every stage, closing and resetting: a request that was started is cancelled exactly once, and nothing is touched
+ * after. */
 Test(http, leaving_at_every_stage)
 {
     static const struct { const char *body, *seen; unsigned started; } stages[] = {
@@ -627,7 +679,7 @@ Test(http, ending_with_everything_open)
     cr_expect_eq(fake.cancelled, 3);
 }
 
-/* ---- Back-pressure ---------------------------------------------------------------------------------------------------------------------- */
+/* ---- Back-pressure ----------------------------------------------------------------------------------------------- */
 
 /* 8 MiB to a client that reads slowly: what waits in memory stays near the mark, and every byte arrives. */
 Test(http, slow_reader)
@@ -656,7 +708,7 @@ Test(http, slow_reader)
     cr_expect_eq(fake.pauses, fake.resumes);
 }
 
-/* ---- Keys ----------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- Keys -------------------------------------------------------------------------------------------------------- */
 
 static void add_key(struct config *c, const char *name, const char *key)
 {
@@ -708,9 +760,11 @@ Test(http, optional_keys, .init = optional)
 
 Test(http, required_keys, .init = required)
 {
-    static const char *const wrong[] = {"", "Authorization: Bearer\r\n", "Authorization: Bearer \r\n", "Authorization: Basic right\r\n",
-                                        "Authorization: right\r\n", "x-api-key:\r\n", "x-api-key: Right\r\n", "x-api-key: rightx\r\n",
-                                        "Authorization: Bearer wrong\r\nx-api-key: right\r\n"};
+    static const char *const wrong[] = {
+        "", "Authorization: Bearer\r\n", "Authorization: Bearer \r\n", "Authorization: Basic right\r\n",
+        "Authorization: right\r\n", "x-api-key:\r\n", "x-api-key: Right\r\n", "x-api-key: rightx\r\n",
+        "Authorization: Bearer wrong\r\nx-api-key: right\r\n",
+    };
     static const char *const closed[] = {"/metrics", "/v1/models", "/v1/tern/status", "/v1/tern/log", "/v1/tern/stats"};
     char request[256];
 
@@ -727,7 +781,7 @@ Test(http, required_keys, .init = required)
     cr_expect_eq(exchange("GET /readyz HTTP/1.1\r\n" H "Connection: close\r\n\r\n", NULL), 200);
 }
 
-/* ---- tern's own paths ------------------------------------------------------------------------------------------------------------------------- */
+/* ---- tern's own paths -------------------------------------------------------------------------------------------- */
 
 static json_t *fetch(const char *target, int expected)
 {
@@ -809,14 +863,14 @@ Test(http, status)
 Test(http, log_filters)
 {
     uint64_t now = clock_wall_usec();
-    static const char *const wrong[] = {"limit=0", "limit=1001", "limit=x", "limit=", "since=yesterday", "since=5y", "until=9999999h",
-                                        "colour=red", "since=2026-13-45"};
+    static const char *const wrong[] = {"limit=0", "limit=1001", "limit=x", "limit=", "since=yesterday", "since=5y",
+                                        "until=9999999h", "colour=red", "since=2026-13-45"};
     char target[128];
     json_t *j;
 
     fake.store_result = "{\"rows\":[{\"id\":\"X\"}]}";
-    j = fetch("/v1/tern/log?route=cloud&reason=too-hard&label=public&outcome=ok&key=my%20key&since=24h&until=2026-11-22T08:00:00Z&limit=7",
-              200);
+    j = fetch("/v1/tern/log?route=cloud&reason=too-hard&label=public&outcome=ok&key=my%20key&since=24h"
+              "&until=2026-11-22T08:00:00Z&limit=7", 200);
     cr_expect_eq(json_array_size(json_object_get(j, "rows")), 1);
     json_decref(j);
     cr_expect_str_eq(fake.query_text, "id=- route=cloud reason=too-hard label=public outcome=ok key=my key limit=7");
@@ -869,7 +923,8 @@ Test(http, metrics)
     for (line = strtok_r((char *)body_of(answer), "\n", &save); line; line = strtok_r(NULL, "\n", &save), lines++) {
         if (sscanf(line, "# TYPE %127s %31s", family, type) == 2 || strncmp(line, "# HELP ", 7) == 0)
             continue;
-        cr_expect(sscanf(line, "%127[a-z_]", name) == 1 && strncmp(name, family, strlen(family)) == 0, "%s (in %s)", line, family);
+        cr_expect(sscanf(line, "%127[a-z_]", name) == 1 && strncmp(name, family, strlen(family)) == 0, "%s (in %s)",
+                  line, family);
         cr_expect(strrchr(line, ' ') && sscanf(strrchr(line, ' '), "%lf", &value) == 1, "%s", line);
     }
     cr_expect_gt(lines, 80);

@@ -1,5 +1,5 @@
-/* Chat Completions as its clients see them: whole answers and streams to the byte, errors before and after the first byte, and
- * what is refused by name. */
+/* Chat Completions as its clients see them: whole answers and streams to the byte, errors before and after the first
+ * byte, and what is refused by name. */
 #include <criterion/criterion.h>
 #include <stdio.h>
 #include <string.h>
@@ -27,10 +27,12 @@ Test(openai, whole_answer)
     cleanup(freep) char *answer = NULL;
 
     cr_assert_eq(chat("x-tern-label: secret\r\nx-tern-mode: local-only\r\nx-tern-deadline-ms: 1500\r\n",
-                      WITH("\"model\":\"auto\",\"temperature\":0.5,\"seed\":7,\"max_completion_tokens\":9,\"stop\":[\"a\",\"b\"]", "hi"),
+                      WITH("\"model\":\"auto\",\"temperature\":0.5,\"seed\":7,\"max_completion_tokens\":9,"
+                           "\"stop\":[\"a\",\"b\"]", "hi"),
                       &answer), 200);
     cr_expect_str_eq(body_of(answer), FRONT("chat.completion") LOCAL
-                     "\"choices\":[{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":\"Hel\\\"l\\no ✓\",\"refusal\":null},"
+                     "\"choices\":[{\"index\":0,\"message\":"
+                     "{\"role\":\"assistant\",\"content\":\"Hel\\\"l\\no ✓\",\"refusal\":null},"
                      "\"logprobs\":null,\"finish_reason\":\"stop\"}],"
                      "\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":2,\"total_tokens\":7}}");
     cr_expect_str_eq(header_of(answer, "Content-Type"), "application/json");
@@ -101,7 +103,8 @@ Test(openai, stream_with_usage_and_logprobs)
 {
     cleanup(freep) char *answer = NULL;
 
-    cr_assert_eq(chat("", WITH("\"stream\":true,\"logprobs\":true,\"stream_options\":{\"include_usage\":true}", "hi"), &answer), 200);
+    cr_assert_eq(chat("", WITH("\"stream\":true,\"logprobs\":true,\"stream_options\":{\"include_usage\":true}", "hi"),
+                      &answer), 200);
     cr_expect_str_eq(dechunk(answer),
                      CHUNK(LOCAL, ROLE, "null", "null", ",\"usage\":null")
                      CHUNK(LOCAL, "{\"content\":\"Hel\\\"l\\n\"}", PROBS, "null", ",\"usage\":null")
@@ -141,8 +144,8 @@ Test(openai, failing_before_the_first_byte)
         snprintf(body, sizeof(body), "{\"stream\":%s,\"messages\":[{\"role\":\"user\",\"content\":\"fail %d\"}]}",
                  i % 2 ? "true" : "false", statuses[i / 2]);
         cr_expect_eq(chat("", body, &answer), statuses[i / 2]);
-        cr_expect_str_eq(body_of(answer), "{\"error\":{\"message\":\"as asked\",\"type\":\"server_error\",\"param\":null,"
-                         "\"code\":\"scripted\"}}");
+        cr_expect_str_eq(body_of(answer), "{\"error\":{\"message\":\"as asked\",\"type\":\"server_error\","
+                         "\"param\":null,\"code\":\"scripted\"}}");
         cr_expect_str_eq(header_of(answer, "Content-Type"), "application/json");
         cr_expect_str_eq(header_of(answer, "Retry-After"), "7");
         cr_expect_str_eq(header_of(answer, "x-tern-decision-id"), FAKE_ID);
@@ -169,8 +172,8 @@ Test(openai, failing_mid_stream)
     cr_expect_str_eq(dechunk(answer),
                      CHUNK(LOCAL, ROLE, "null", "null", "")
                      CHUNK(LOCAL, "{\"content\":\"Hel\\\"l\\n\"}", "null", "null", "")
-                     "data: {\"error\":{\"message\":\"the cloud's answer broke off\",\"type\":\"server_error\",\"param\":null,"
-                     "\"code\":\"upstream_cut\"}}\n\n");
+                     "data: {\"error\":{\"message\":\"the cloud's answer broke off\",\"type\":\"server_error\","
+                     "\"param\":null,\"code\":\"upstream_cut\"}}\n\n");
     /* The same failure is a status where nothing was streamed. */
     cr_expect_eq(chat("", SAY("cut"), &whole), 502);
     cr_expect_null(strstr(whole, "Hel"));
@@ -198,12 +201,12 @@ Test(openai, a_silent_stream_is_kept_alive, .timeout = 60)
     began = clock_usec();
     ping = get(fd, ": ping\n\n", 25000, NULL, NULL);
     cr_expect(strstr(ping, ": ping\n\n"));
-    cr_expect_gt(clock_usec() - began, 8 * USEC_PER_SEC);
+    cr_expect(clock_usec() - began > 4 * USEC_PER_SEC && clock_usec() - began < 12 * USEC_PER_SEC);
     close(fd);
     pump();
 }
 
-/* ---- What is refused by name ------------------------------------------------------------------------------------------------- */
+/* ---- What is refused by name ------------------------------------------------------------------------------------- */
 
 static const struct { const char *body, *param, *code; } refused[] = {
     {WITH("\"n\":2", "hi"), "n", "unsupported_value"},
@@ -213,7 +216,8 @@ static const struct { const char *body, *param, *code; } refused[] = {
     {WITH("\"tool_choice\":\"required\"", "hi"), "tool_choice", "unsupported_parameter"},
     {WITH("\"tool_choice\":{\"type\":\"function\"}", "hi"), "tool_choice", "unsupported_parameter"},
     {WITH("\"response_format\":{\"type\":\"json_object\"}", "hi"), "response_format", "unsupported_parameter"},
-    {WITH("\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{}}", "hi"), "response_format", "unsupported_parameter"},
+    {WITH("\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{}}", "hi"), "response_format",
+     "unsupported_parameter"},
     {WITH("\"response_format\":\"text\"", "hi"), "response_format", "unsupported_parameter"},
     {WITH("\"logit_bias\":{\"5\":1}", "hi"), "logit_bias", "unsupported_parameter"},
     {WITH("\"temperature\":3", "hi"), "temperature", "invalid_value"},
@@ -223,7 +227,8 @@ static const struct { const char *body, *param, *code; } refused[] = {
     {WITH("\"stop\":[\"a\",\"b\",\"c\",\"d\",\"e\"]", "hi"), "stop", "invalid_value"},
     {"{\"messages\":[]}", "messages", "invalid_value"},
     {"{\"messages\":[{\"role\":\"wizard\",\"content\":\"hi\"}]}", "messages[0].role", "invalid_value"},
-    {"{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\"}]}]}", "messages[0].content[0].type", "invalid_value"},
+    {"{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\"}]}]}", "messages[0].content[0].type",
+     "invalid_value"},
 };
 
 Test(openai, refused_by_name)
@@ -248,11 +253,17 @@ Test(openai, refused_by_name)
 Test(openai, harmless_members)
 {
     static const char *const bodies[] = {
-        WITH("\"n\":1", "hi"), WITH("\"n\":null", "hi"), WITH("\"tools\":[]", "hi"), WITH("\"tools\":null,\"tool_choice\":\"auto\"", "hi"),
-        WITH("\"tool_choice\":\"none\"", "hi"), WITH("\"response_format\":{\"type\":\"text\"}", "hi"), WITH("\"logit_bias\":{}", "hi"),
-        WITH("\"user\":\"me\",\"store\":false,\"metadata\":{}", "hi"), WITH("\"stream\":false,\"stream_options\":null", "hi"),
-        "{\"messages\":[{\"role\":\"developer\",\"content\":\"be brief\"},{\"role\":\"user\",\"content\":[{\"type\":\"text\","
-        "\"text\":\"hi\"}]}]}",
+        WITH("\"n\":1", "hi"),
+        WITH("\"n\":null", "hi"),
+        WITH("\"tools\":[]", "hi"),
+        WITH("\"tools\":null,\"tool_choice\":\"auto\"", "hi"),
+        WITH("\"tool_choice\":\"none\"", "hi"),
+        WITH("\"response_format\":{\"type\":\"text\"}", "hi"),
+        WITH("\"logit_bias\":{}", "hi"),
+        WITH("\"user\":\"me\",\"store\":false,\"metadata\":{}", "hi"),
+        WITH("\"stream\":false,\"stream_options\":null", "hi"),
+        "{\"messages\":[{\"role\":\"developer\",\"content\":\"be brief\"},"
+        "{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"hi\"}]}]}",
     };
 
     for (size_t i = 0; i < ARRAY_SIZE(bodies); i++)
