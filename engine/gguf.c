@@ -238,7 +238,7 @@ static int take_keys(struct gguf *g, struct cursor *c, uint64_t n, struct err *e
 
 /* Bytes of a tensor: whole blocks along its rows; of ik_llama.cpp's types each row has a scale before them, I2_S has one
  * behind the whole. */
-static int tensor_bytes(const struct gguf_tensor *t, size_t *ret)
+int gguf_tensor_bytes(const struct gguf_tensor *t, size_t *ret)
 {
     static const struct { uint32_t type, block, bytes, row; } types[] = {
         { TENSOR_F32, 1, 4, 0 }, { TENSOR_F16, 1, 2, 0 }, { TENSOR_BF16, 1, 2, 0 }, { TENSOR_Q4_0, 32, 18, 0 },
@@ -296,7 +296,7 @@ static int take_tensor(struct cursor *c, struct gguf_tensor *t, uint64_t *ret_of
     if (r < 0)
         return r;
 
-    r = tensor_bytes(t, &t->bytes);
+    r = gguf_tensor_bytes(t, &t->bytes);
     if (r == -ENOTSUP && (t->type == TENSOR_TL1 || t->type == TENSOR_TL2))
         return err_set(err, -EINVAL, "GGUF: tensor %.*s at byte %zu is of type TL%u (%u), whose order of bytes depends on how its "
                        "writer was built; convert the original model to I2_S, TQ2_0 or safetensors instead",

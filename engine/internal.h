@@ -43,6 +43,8 @@ int gguf_get_string(const struct gguf *g, const char *key, struct gguf_string *r
 int gguf_get_array(const struct gguf *g, const char *key, enum gguf_type elem, uint64_t *ret_count, struct err *err);
 struct gguf_string gguf_array_string(const struct gguf *g, const char *key, uint64_t index);   /* O(1) after the first call's index */
 double gguf_array_number(const struct gguf *g, const char *key, uint64_t index);
+/* Bytes of a tensor of this type and shape; 0, -ENOTSUP: a type unknown, -EDOM: a shape it cannot have. */
+int gguf_tensor_bytes(const struct gguf_tensor *t, size_t *ret);
 /* The i-th key in order of name as the file has it: name, type and value; data NULL: i >= count. */
 struct gguf_string gguf_key_at(const struct gguf *g, size_t i, struct gguf_string *ret_name);
 const struct gguf_tensor *gguf_tensor(const struct gguf *g, const char *name);                /* NULL: none */
