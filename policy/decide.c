@@ -51,6 +51,8 @@ static enum reason endpoint_gate(const struct policy_config *c, const struct pol
         return REASON_REJ_MODE;
     if (in->ask == ASK_LOCAL || (in->ask == ASK_CLOUD && in->ask_endpoint != i))
         return REASON_REJ_ASK;
+    if (in->released)
+        return REASON_REJ_RELEASED;
     if (in->endpoint_tried[i])
         return REASON_REJ_TRIED;
     if (!in->link_up)
@@ -116,6 +118,8 @@ static const struct rule {
     { STREAM,       CLOUD,               0,              ROUTE_CLOUD, REASON_UNSURE_STREAM,      SCORED },
     { END,          CLOUD,               0,              ROUTE_CLOUD, REASON_UNSURE_END,         SCORED },
     { JUDGED,       MISSED,              0,              ROUTE_LOCAL, REASON_UNSURE_KEPT,        SCORED | DEGRADE },
+    { JUDGED,       0,                   CONFIGURED | LOCAL_ONLY | PREFER_LOCAL | ASKED_LOCAL,
+                                                         ROUTE_LOCAL, REASON_UNSURE_KEPT,        SCORED | DEGRADE },
     { JUDGED,       0,                   0,              ROUTE_LOCAL, REASON_UNSURE_KEPT,        SCORED },
 
     /* Nothing was generated yet. */

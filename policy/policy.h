@@ -119,6 +119,7 @@ struct policy_input {
     enum mode mode;                        /* after the per-request override: policy_mode() */
     enum ask ask; size_t ask_endpoint;
     bool local_up, local_fits;             /* engine ready; prompt fits its context as far as known */
+    bool released;                         /* bytes of the local answer were shown: tiers are never spliced */
     bool local_tried, local_complete;      /* a local answer was begun; a whole one is in hand (held) */
     bool link_up;                          /* egress worker alive and not in offline mode */
     bool endpoint_ready[POLICY_MAX_ENDPOINTS];   /* breaker allows and not tried already in this request */
@@ -142,7 +143,7 @@ enum reason {
     REASON_CONFIDENT,              /* local answer kept */
     REASON_UNSURE_STREAM,          /* abandoned in the held window */
     REASON_UNSURE_END,             /* complete answer below the threshold */
-    REASON_UNSURE_KEPT,            /* below the threshold but nowhere allowed to go */
+    REASON_UNSURE_KEPT,            /* below the threshold but nowhere to go; degraded unless that is policy's own will */
     REASON_LOCAL_DOWN, REASON_LOCAL_FAILED,     /* cloud because the engine is not there / failed */
     REASON_CLOUD_FAILED_LOCAL,     /* the local answer after the cloud failed: degraded */
     REASON_NEXT_ENDPOINT,          /* another endpoint after one failed */
@@ -150,7 +151,7 @@ enum reason {
     REASON_NOTHING_ALLOWED,        /* no route is allowed and available */
     /* rejected candidates */
     REASON_REJ_LABEL, REASON_REJ_MODE, REASON_REJ_ASK, REASON_REJ_BREAKER, REASON_REJ_OFFLINE, REASON_REJ_TRIED,
-    REASON_REJ_LOCAL_DOWN, REASON_REJ_LOCAL_FITS, REASON_REJ_LOCAL_TRIED, REASON_REJ_SCORE, REASON_REJ_ORDER,
+    REASON_REJ_RELEASED, REASON_REJ_LOCAL_DOWN, REASON_REJ_LOCAL_FITS, REASON_REJ_LOCAL_TRIED, REASON_REJ_SCORE, REASON_REJ_ORDER,
     REASON_COUNT
 };
 const char *reason_code(enum reason r);        /* "label-keeps-local": stable, in headers, rows and metrics */

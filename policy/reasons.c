@@ -32,6 +32,7 @@
     X(REJ_ASK, "asked-for-another", "the request asked for another model") \
     X(REJ_BREAKER, "breaker-open", "failed too often just now, or was refused access") \
     X(REJ_OFFLINE, "offline", "the device is offline") \
+    X(REJ_RELEASED, "already-answering", "came too late: a part of the local answer was already shown") \
     X(REJ_TRIED, "already-tried", "had already failed this request") \
     X(REJ_LOCAL_DOWN, "local-not-running", "the local model is not running") \
     X(REJ_LOCAL_FITS, "local-too-long", "the request is too long for its context") \

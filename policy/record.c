@@ -24,14 +24,14 @@ json_t *policy_features_json(const struct policy_input *in)
     static const char *const asks[] = { [ASK_AUTO] = "auto", [ASK_LOCAL] = "local", [ASK_CLOUD] = "cloud" };
     const struct policy_features *f = &in->features;
     cleanup(json_decrefp) json_t *j = json_pack(
-        "{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:s, s:s, s:b, s:b, s:b, s:b, s:b}",
+        "{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:s, s:s, s:b, s:b, s:b, s:b, s:b, s:b}",
         "bytes", (json_int_t)f->bytes, "words", (json_int_t)f->words, "turns", (json_int_t)f->turns,
         "digits", (json_int_t)f->digits, "lines", (json_int_t)f->lines, "code_marks", (json_int_t)f->code_marks,
         "question_marks", (json_int_t)f->question_marks, "non_ascii", (json_int_t)f->non_ascii,
         "longest_word", (json_int_t)f->longest_word, "p_hard", number(f->p_hard), "mode", mode_name(in->mode),
         "ask", asks[(unsigned)in->ask < ARRAY_SIZE(asks) ? in->ask : ASK_LOCAL], "local_up", (int)in->local_up,
         "local_fits", (int)in->local_fits, "local_tried", (int)in->local_tried,
-        "local_complete", (int)in->local_complete, "link_up", (int)in->link_up);
+        "local_complete", (int)in->local_complete, "released", (int)in->released, "link_up", (int)in->link_up);
 
     if (j && in->signals.n_tokens && json_object_set_new(j, "signals", signals_json(&in->signals)) < 0)
         return NULL;

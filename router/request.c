@@ -218,6 +218,7 @@ static void input_refresh(struct request *q)
     struct policy_input *in = &q->in;
 
     in->stage = q->stage;
+    in->released = q->begun;
     in->local_up = local_up(q->router);
     in->local_complete = q->has_kept || (q->attempt.tier == ROUTE_LOCAL && q->attempt.state == ATTEMPT_OK);
     in->link_up = cloud_up(q->router) && !q->config->offline && !q->rows_lost;
@@ -302,8 +303,15 @@ static enum step decided_none(struct request *q)
 
 static enum step do_decide(struct request *q)
 {
+    struct policy_decision d;
+
     input_refresh(q);
-    policy_decide(&q->decision, &q->config->policy, &q->in);
+    policy_decide(&d, &q->config->policy, &q->in);
+    /* Of an answer that was not held back, doubt is worth a record; confidence leaves the reason it was begun for. */
+    if (q->stage == STAGE_END && !q->hold && d.reason == REASON_CONFIDENT)
+        return STEP_RELEASE;
+    d.degraded |= q->begun && q->decision.degraded;      /* as the client was told */
+    q->decision = d;
     decision_row(q);
     switch (q->decision.route) {
     case ROUTE_LOCAL:
@@ -389,7 +397,7 @@ static enum step do_answer(struct request *q)
         return STEP_WAIT;
     case ATTEMPT_OK:
         q->stage = STAGE_END;
-        return local && q->hold && !q->begun ? STEP_DECIDE : STEP_RELEASE;
+        return local ? STEP_DECIDE : STEP_RELEASE;
     default:
         break;
     }

@@ -43,7 +43,7 @@ static bool may_leave(const struct policy_input *in, int i)
     const bool asked = in->ask == ASK_AUTO || (in->ask == ASK_CLOUD && in->ask_endpoint == (size_t)i);
 
     return (config.endpoints[i].labels >> label & 1) && in->stage < STAGE_COUNT && in->mode < MODE_COUNT &&
-           in->mode != MODE_LOCAL_ONLY && asked;
+           in->mode != MODE_LOCAL_ONLY && asked && !in->released;
 }
 
 static bool may_stay(const struct policy_input *in)
@@ -105,7 +105,7 @@ static void check(const struct policy_input *in, const struct policy_decision *d
     if (d->route == ROUTE_CLOUD)
         CHECK(may_leave(in, d->endpoint));
     if (d->degraded)
-        CHECK(d->route == ROUTE_LOCAL && (some_may_leave || in->stage == STAGE_CLOUD_FAILED));
+        CHECK(d->route == ROUTE_LOCAL && (some_may_leave || !config.n_endpoints || in->stage == STAGE_CLOUD_FAILED));
     if (d->hold)
         CHECK(d->route == ROUTE_LOCAL && d->stage == STAGE_BEFORE && some_may_leave);
     CHECK(isnan(d->score) == isnan(d->threshold));
@@ -141,15 +141,16 @@ static void walk_state(const struct policy_input *state)
     walked += 2;
 }
 
-/* Bits: local up, fits, complete; link; then 0..2 for each endpoint: ready, broken, tried. No rule looks at
+/* Bits: local up, fits, complete; link; released; then 0..2 for each endpoint: ready, broken, tried. No rule looks at
  * local_tried, so it need not double the space. */
 static void walk_machine(struct policy_input *in)
 {
-    for (unsigned bits = 0; bits < 16; bits++) {
+    for (unsigned bits = 0; bits < 32; bits++) {
         in->local_up = bits & 1;
         in->local_fits = bits & 2;
         in->local_complete = bits & 4;
         in->link_up = bits & 8;
+        in->released = bits & 16;
         for (unsigned e = 0; e < 9; e++) {
             in->local_tried = e & 1;
             in->endpoint_ready[0] = e % 3 == 0;
@@ -306,6 +307,26 @@ Test(decide, cloud_is_out_of_reach)
     stays(hard, BEFORE, CLOUD_UNAVAILABLE, true, false);
     config.n_endpoints = 0;
     stays(hard, BEFORE, NO_ENDPOINT, false, false);
+}
+
+Test(decide, what_was_shown_is_finished_here)
+{
+    hard.released = true;
+    stays(hard, END, UNSURE_KEPT, false, false);
+    stays(easy, END, CONFIDENT, false, false);
+}
+
+Test(decide, unsure_with_no_cloud_at_all_is_degraded_unless_it_was_wanted_so)
+{
+    config.n_endpoints = 0;
+    stays(hard, END, UNSURE_KEPT, true, false);
+    hard.mode = MODE_LOCAL_ONLY;
+    stays(hard, END, UNSURE_KEPT, false, false);
+    hard.mode = MODE_PREFER_LOCAL;
+    stays(hard, END, UNSURE_KEPT, false, false);
+    hard.mode = MODE_AUTO;
+    hard.ask = ASK_LOCAL;
+    stays(hard, END, UNSURE_KEPT, false, false);
 }
 
 Test(decide, after_a_cloud_failed)

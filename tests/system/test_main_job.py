@@ -27,6 +27,19 @@ def test_stream_equals_whole_answer():
         assert [c["choices"][0]["finish_reason"] for c in chunks if c["choices"]][-1] == "stop"
 
 
+def test_unsure_answer_without_a_cloud_is_marked():
+    with running() as (d, _):
+        r = d.ask("who painted the ceiling of the sistine chapel")
+        assert (r.getheader("x-tern-reason"), r.getheader("x-tern-degraded")) == ("unsure-kept", "true"), dict(r.getheaders())
+        assert float(r.getheader("x-tern-confidence")) < 0.6
+        row = d.row(r.getheader("x-tern-decision-id"))
+        assert (row["outcome"], row["reason"]) == ("degraded", "unsure-kept") and row["score"] < row["threshold"], row
+        # A stream is shown at once, since it cannot go anywhere; its record says the same.
+        r, _ = d.stream("who painted the ceiling of the sistine chapel")
+        row = d.row(r.getheader("x-tern-decision-id"))
+        assert (r.getheader("x-tern-reason"), row["outcome"], row["reason"]) == ("no-endpoint", "degraded", "unsure-kept"), row
+
+
 def test_unsure_answer_escalates_and_sure_one_stays():
     with running(cloud="ok") as (d, stub):
         sure = d.ask("what is the capital of france")
