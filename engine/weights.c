@@ -191,18 +191,24 @@ static int bad_scale(const struct trits *s, size_t r)
     return tensor_refuse(s->t, s->err, "the scale of row %zu is not a finite positive number", r);
 }
 
+/* Elements e.. of blocks of 4 * quarter that pay no heed to rows. */
+static inline void flat_i2s(const uint8_t *p, size_t e, size_t n, size_t quarter, int8_t *t)
+{
+    for (size_t c = 0; c < n; c++, e++)
+        t[c] = (int8_t)((p[e / (4 * quarter) * quarter + e % quarter] >> (6 - e / quarter % 4 * 2) & 3) - 1);
+}
+
 static int row_i2s(struct trits *s, size_t r, int8_t *t, float *ret_scale)
 {
-    size_t quarter = s->how.i2s_layout == 'b' ? 16 : 32;
     const uint8_t *p = s->t->data;
 
-    if (s->how.i2s_layout == 'c') {
+    if (s->how.i2s_layout == 'c')
         for (size_t c = 0; c < s->cols; c++)
             t[c] = (int8_t)((p[r / 4 * s->cols + c] >> (6 - r % 4 * 2) & 3) - 1);
-    } else {
-        for (size_t c = 0, e = r * s->cols; c < s->cols; c++, e++)
-            t[c] = (int8_t)((p[e / (4 * quarter) * quarter + e % quarter] >> (6 - e / quarter % 4 * 2) & 3) - 1);
-    }
+    else if (s->how.i2s_layout == 'b')
+        flat_i2s(p, r * s->cols, s->cols, 16, t);
+    else
+        flat_i2s(p, r * s->cols, s->cols, 32, t);
     *ret_scale = s->scale;
     return 0;
 }
@@ -222,18 +228,21 @@ static int take_block_scale(struct trits *s, size_t r, size_t block, float d, in
     return 0;
 }
 
-static void block_tq1_0(const uint8_t *p, int8_t t[TQ_BLOCK])
+/* The n_trits that each of `width` bytes holds in base 3, the first the most significant: all first ones, all second… */
+static void decode_base3(const uint8_t *p, size_t width, size_t n_trits, int8_t *t)
 {
     static const uint8_t powers[] = { 1, 3, 9, 27, 81 };
 
-    for (size_t i = 0; i < TQ_BLOCK; i++) {
-        /* Five trits a byte in 32 bytes, then in 16, then four in each of 4. */
-        size_t byte = i < 160 ? i % 32 : i < 240 ? 32 + i % 16 : 48 + i % 4;
-        size_t n = i < 160 ? i / 32 : i < 240 ? (i - 160) / 16 : (i - 240) / 4;
-        uint8_t v = (uint8_t)(p[byte] * powers[n]);
+    for (size_t n = 0; n < n_trits; n++)
+        for (size_t m = 0; m < width; m++)
+            *t++ = (int8_t)(((uint8_t)(p[m] * powers[n]) * 3 >> 8) - 1);
+}
 
-        t[i] = (int8_t)((v * 3 >> 8) - 1);
-    }
+static void block_tq1_0(const uint8_t *p, int8_t t[TQ_BLOCK])
+{
+    decode_base3(p, 32, 5, t);
+    decode_base3(p + 32, 16, 5, t + 160);
+    decode_base3(p + 48, 4, 4, t + 240);
 }
 
 static void block_tq2_0(const uint8_t *p, int8_t t[TQ_BLOCK])

@@ -81,17 +81,18 @@ static int code_at(const uint8_t *row, size_t c)
 
 void ternary_pack(uint8_t *out, const int8_t *t, size_t rows, size_t cols)
 {
-    size_t padded = (cols + TERNARY_BLOCK - 1) / TERNARY_BLOCK * TERNARY_BLOCK;
+    for (size_t r = 0; r < rows; r++, t += cols)
+        for (size_t c = 0; c < cols; c += TERNARY_BLOCK, out += 32) {
+            int8_t padded[TERNARY_BLOCK] = {0};
+            const int8_t *block = t + c;
 
-    for (size_t r = 0; r < rows; r++, out += padded / 4, t += cols) {
-        memset(out, 0, padded / 4);
-        for (size_t c = 0; c < padded; c++) {
-            int trit = c < cols ? t[c] : 0;
-            size_t in_block = c % TERNARY_BLOCK;
-
-            out[c / TERNARY_BLOCK * 32 + in_block % 32] |= (trit + 1) << (6 - in_block / 32 * 2);
+            if (cols - c < TERNARY_BLOCK) {
+                memcpy(padded, block, cols - c);
+                block = padded;
+            }
+            for (size_t p = 0; p < 32; p++)
+                out[p] = (uint8_t)((block[p] + 1) << 6 | (block[p + 32] + 1) << 4 | (block[p + 64] + 1) << 2 | (block[p + 96] + 1));
         }
-    }
 }
 
 void ternary_unpack(int8_t *t, const uint8_t *packed, size_t rows, size_t cols)
