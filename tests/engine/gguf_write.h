@@ -111,6 +111,10 @@ struct tiny {
     enum tensor_type ternary, dense, norm;       /* norm: F32 or F16 */
     bool scale_tensors;                          /* half of each scale in a .scale tensor */
     bool head;                                   /* an output.weight beside token_embd, equal to it */
+    bool norms_in, sub_norms;                    /* each projection's own norm; sub-norms where the graph does not need them */
+    uint32_t window, kv_bits;                    /* 0: the keys are not written */
+    const char *quant, *hadamard, *norm_kind;    /* tern.quant.* of all inputs; inputs of tern.hadamard.*; tern.norm */
+    uint32_t pooling;
     const char *leave_out;                       /* a tensor not to write, or NULL */
     const char *extra;                           /* a tensor that does not belong, or NULL */
 };
@@ -244,18 +248,27 @@ static inline void tiny_layer(struct gguf_writer *w, const struct tiny *spec, si
         { "attn_output", attn, spec->n_embd }, { "ffn_gate", spec->n_embd, spec->n_ff }, { "ffn_up", spec->n_embd, spec->n_ff },
         { "ffn_down", spec->n_ff, spec->n_embd },
     };
-    const struct { const char *name; size_t n; } norms[] = {
-        { "attn_norm", spec->n_embd }, { "ffn_norm", spec->n_embd }, { "attn_sub_norm", attn }, { "ffn_sub_norm", spec->n_ff },
+    bool bitnet = !strncmp(spec->architecture, "bitnet", 6), gemma = !strcmp(spec->architecture, "gemma3");
+    bool qk = gemma || !strcmp(spec->architecture, "qwen3");
+    const struct { const char *name; size_t n; bool written; } norms[] = {
+        { "attn_norm", spec->n_embd, true }, { "ffn_norm", spec->n_embd, true },
+        { "attn_sub_norm", attn, bitnet || spec->sub_norms }, { "ffn_sub_norm", spec->n_ff, bitnet || spec->sub_norms },
+        { "attn_q_norm", spec->head_dim, qk }, { "attn_k_norm", spec->head_dim, qk },
+        { "post_attention_norm", spec->n_embd, gemma }, { "post_ffw_norm", spec->n_embd, gemma },
     };
     char name[64];
 
     for (size_t k = 0; k < ARRAY_SIZE(matrices); k++) {
         snprintf(name, sizeof(name), "blk.%zu.%s", i, matrices[k].name);
         tiny_ternary(w, spec, name, matrices[k].cols, matrices[k].rows);
+        snprintf(name, sizeof(name), "blk.%zu.%s_norm_in.weight", i, matrices[k].name);
+        if (spec->norms_in)
+            tiny_norm(w, spec, name, matrices[k].cols);
     }
-    for (size_t k = 0; k < (strcmp(spec->architecture, "llama") ? 4 : 2); k++) {
+    for (size_t k = 0; k < ARRAY_SIZE(norms); k++) {
         snprintf(name, sizeof(name), "blk.%zu.%s.weight", i, norms[k].name);
-        tiny_norm(w, spec, name, norms[k].n);
+        if (norms[k].written)
+            tiny_norm(w, spec, name, norms[k].n);
     }
 }
 
@@ -281,6 +294,31 @@ static inline void tiny_vocabulary(struct gguf_writer *w, const struct tiny *spe
     write_string(w, "tokenizer.ggml.pre", "llama-bpe");
 }
 
+static inline void tiny_variant(struct gguf_writer *w, const struct tiny *spec)
+{
+    static const char *const inputs[] = { "qkv", "o", "gate_up", "down" };
+    char key[96];
+
+    for (size_t i = 0; i < ARRAY_SIZE(inputs); i++) {
+        snprintf(key, sizeof(key), "tern.quant.%s", inputs[i]);
+        if (spec->quant)
+            write_string(w, key, spec->quant);
+        snprintf(key, sizeof(key), "tern.hadamard.%s", inputs[i]);
+        if (spec->hadamard && strstr(spec->hadamard, inputs[i]))
+            write_bool(w, key, true);
+    }
+    if (spec->norm_kind)
+        write_string(w, "tern.norm", spec->norm_kind);
+    if (spec->kv_bits)
+        write_u32(w, "tern.kv_bits", spec->kv_bits);
+    snprintf(key, sizeof(key), "%s.attention.sliding_window", spec->architecture);
+    if (spec->window)
+        write_u32(w, key, spec->window);
+    snprintf(key, sizeof(key), "%s.pooling_type", spec->architecture);
+    if (spec->pooling)
+        write_u32(w, key, spec->pooling);
+}
+
 static inline void tiny_write(struct gguf_writer *w, const struct tiny *spec)
 {
     const struct { const char *suffix; size_t value; } sizes[] = {
@@ -299,6 +337,7 @@ static inline void tiny_write(struct gguf_writer *w, const struct tiny *spec)
     }
     snprintf(key, sizeof(key), "%s.attention.layer_norm_rms_epsilon", spec->architecture);
     write_f32(w, key, 1e-5f);
+    tiny_variant(w, spec);
     tiny_vocabulary(w, spec);
 
     tiny_dense(w, "token_embd.weight", "embeddings", spec->dense, spec->n_embd, spec->n_vocab);

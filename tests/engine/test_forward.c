@@ -88,6 +88,124 @@ Test(forward, any_batch_and_any_threads)
     }
 }
 
+/* Every part that some graph has, in models big enough that threads share each of them. */
+Test(forward, any_graph_in_any_split)
+{
+    struct tiny base = TINY, graphs[9];
+    static const struct { unsigned threads; size_t batch; } splits[] = { { 1, 3 }, { 1, 37 }, { 2, 5 }, { 3, 1 }, { 3, 37 } };
+
+    base.n_embd = base.n_ff = 512;
+    for (size_t i = 0; i < ARRAY_SIZE(graphs); i++)
+        graphs[i] = base;
+    graphs[0].architecture = "llama";
+    graphs[1].architecture = "qwen3";
+    graphs[1].norms_in = true;
+    graphs[2].architecture = "gemma3";
+    graphs[2].window = 7;
+    graphs[3].architecture = "qwen3";           /* BitDistill's */
+    graphs[3].sub_norms = true;
+    graphs[4].norm_kind = "layer";
+    graphs[5].quant = "top50-int8";
+    graphs[5].kv_bits = 3;
+    graphs[6].quant = "int4-absmean";
+    graphs[6].hadamard = "o down";
+    graphs[7].quant = "none";
+    graphs[8].dense = TENSOR_BF16;
+    for (size_t i = 0; i < ARRAY_SIZE(graphs); i++) {
+        cleanup(freep) float *want = logits_of(&graphs[i], 1, 1);
+
+        for (size_t k = 0; k < ARRAY_SIZE(splits); k++) {
+            cleanup(freep) float *got = logits_of(&graphs[i], splits[k].threads, splits[k].batch);
+            char what[64];
+
+            snprintf(what, sizeof(what), "graph %zu, %u threads, batches of %zu", i, splits[k].threads, splits[k].batch);
+            expect_same(want, got, base.n_vocab, what);
+        }
+        for (size_t j = 0; j < i; j++) {
+            cleanup(freep) float *other = logits_of(&graphs[j], 1, 37);
+
+            cr_expect(memcmp(want, other, N_TOKENS * base.n_vocab * sizeof(*want)), "graphs %zu and %zu are one", i, j);
+        }
+    }
+}
+
+static float length_of(const float *x, size_t n)
+{
+    double squares = 0;
+
+    for (size_t i = 0; i < n; i++)
+        squares += (double)x[i] * (double)x[i];
+    return (float)sqrt(squares);
+}
+
+Test(forward, embeddings)
+{
+    struct tiny spec = TINY;
+    int32_t ids[11];
+    float tokens[ARRAY_SIZE(ids) * 256], got[256], again[256];
+
+    for (size_t i = 0; i < ARRAY_SIZE(ids); i++)
+        ids[i] = (int32_t)(tiny_random("tokens", i) % spec.n_vocab);
+    for (spec.pooling = POOLING_NONE; spec.pooling <= POOLING_LAST; spec.pooling++) {
+        struct engine e;
+        double dot = 0;
+
+        engine_init(&e, &spec, 2, 4);
+        cr_assert_eq(forward_embed(e.forward, e.session, ids, ARRAY_SIZE(ids), spec.pooling ? got : tokens), 0);
+        cr_assert_eq(e.session->n, ARRAY_SIZE(ids));
+        cr_expect_eq(forward_embed(e.forward, e.session, ids, 0, got), -EINVAL);
+        cr_expect_eq(forward_embed(e.forward, e.session, (int32_t[]){ -1 }, 1, again), -EINVAL);
+        if (spec.pooling) {
+            float want[256] = {0};
+
+            for (size_t i = 0; i < ARRAY_SIZE(ids); i++)
+                for (size_t c = 0; c < 256; c++)
+                    if (spec.pooling == POOLING_MEAN || i == (spec.pooling == POOLING_LAST ? ARRAY_SIZE(ids) - 1 : 0))
+                        want[c] += tokens[i * 256 + c];
+            for (size_t c = 0; c < 256; c++)
+                dot += (double)want[c] * (double)got[c];
+            cr_expect_float_eq(length_of(got, 256), 1, 1e-6);
+            cr_expect_float_eq(dot / (double)length_of(want, 256), 1, 1e-6);
+            cr_assert_eq(forward_embed(e.forward, e.session, ids, ARRAY_SIZE(ids), again), 0);
+            cr_expect_arr_eq(got, again, sizeof(got));
+        }
+        engine_done(&e);
+    }
+}
+
+struct heard { size_t n, last_row; char first[32], last[32]; };
+
+static void hear(void *arg, const char *name, size_t row, const float *x, size_t n)
+{
+    struct heard *h = arg;
+
+    cr_assert(n && !isnan(x[0]) && !isnan(x[n - 1]));
+    snprintf(h->n++ ? h->last : h->first, sizeof(h->first), "%s", name);
+    h->last_row = row;
+}
+
+/* A trace changes nothing and hears each stage of each row. */
+Test(forward, trace)
+{
+    struct tiny spec = TINY;
+    struct heard heard = {0};
+    cleanup(freep) float *want = logits_of(&spec, 1, 1), *got = malloc(N_TOKENS * spec.n_vocab * sizeof(*got));
+    struct forward_row rows[N_TOKENS];
+    struct engine e;
+
+    engine_init(&e, &spec, 2, 64);
+    forward_trace(e.forward, hear, &heard);
+    for (size_t i = 0; i < N_TOKENS; i++)
+        rows[i] = (struct forward_row){ e.session, token_at(e.model, i), got + i * spec.n_vocab };
+    cr_assert_eq(forward_run(e.forward, rows, N_TOKENS), 0);
+    expect_same(want, got, spec.n_vocab, "traced");
+    cr_expect_str_eq(heard.first, "l0.attn_norm");
+    cr_expect_str_eq(heard.last, "final_norm");
+    cr_expect_eq(heard.last_row, N_TOKENS - 1);
+    cr_expect_eq(heard.n, N_TOKENS * (spec.n_layer * 17 + 1), "%zu", heard.n);
+    engine_done(&e);
+}
+
 Test(forward, any_type_of_the_same_weights)
 {
     struct tiny spec = TINY, other;
