@@ -166,6 +166,8 @@ static int messages_read(struct chat_request *r, const json_t *body, struct err 
 
     if (!json_is_array(messages) || json_array_size(messages) == 0)
         return err_set(err, -EINVAL, "messages: expected an array of at least one message");
+    if (json_array_size(messages) > CHAT_MAX_MESSAGES)
+        return err_set(err, -EINVAL, "messages: expected at most %d messages", CHAT_MAX_MESSAGES);
     r->messages = json_array();
     if (!r->messages)
         return -ENOMEM;

@@ -10,6 +10,7 @@
 #include <math.h>
 #include "base/json.h"
 
+#define CHAT_MAX_MESSAGES 2048            /* more is a mistake or an attack; each costs the loop some work */
 #define CHAT_MAX_STOPS 4
 #define CHAT_MAX_TOP_LOGPROBS 20
 
@@ -51,7 +52,7 @@ const char *chat_last_user(const json_t *messages);
 /* {"messages":…, "max_tokens":…, …} with only the members that were given, OpenAI's names plus top_k, min_p and
  * repeat_penalty; and back. The engine's START payload and the base of an OpenAI-compatible upstream body. */
 json_t *chat_request_to_json(const struct chat_request *r);               /* new reference; NULL: no memory */
-/* Parse params and messages strictly (ranges of struct chat_params, at least one message, known roles). Unknown members
+/* Parse params and messages strictly (ranges of struct chat_params, 1 to CHAT_MAX_MESSAGES messages, known roles). Unknown members
  * are ignored. 0, -ENOMEM, or -EINVAL with *err naming the member and what was expected. Accepts max_completion_tokens
  * as max_tokens, stop as string or array, content as a string, null, or an array of {"type":"text","text":…} parts. */
 int chat_request_from_json(struct chat_request **ret, const json_t *body, struct err *err);
