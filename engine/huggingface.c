@@ -564,9 +564,10 @@ static int read_shards(struct checkpoint *c, struct json_view json)
             return r;
     }
     qsort(index, n, sizeof(*index), compare_placed);
-    for (size_t i = 0; i < n; i++) {
-        if (i && !strcmp(index[i].tensor, index[i - 1].tensor))
+    for (size_t i = 1; i < n; i++)
+        if (!strcmp(index[i].tensor, index[i - 1].tensor))
             return err_set(c->err, -EINVAL, INDEX ": tensor %.96s stands twice", index[i].tensor);
+    for (size_t i = 0; i < n; i++) {
         r = has_file(c->s, index[i].file) ? 0 : read_weights(c, index[i].file, index, n);
         if (r < 0)
             return r;
