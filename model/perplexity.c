@@ -1,6 +1,6 @@
 /* tern-model perplexity: how well a model foretells a text. The text is cut into documents at <|endoftext|>, less the
- * white space around them, and documents into windows of the context; each window begins with BOS where the vocabulary has one, and every token but the first of a
- * window is foretold from those before it. */
+ * white space around them, and documents into windows of the context. Each window begins with BOS where the vocabulary has
+ * one, and every token but the first of a window is foretold from those before it. */
 #include "model/tool.h"
 
 #include <errno.h>
