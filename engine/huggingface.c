@@ -265,6 +265,18 @@ static enum role name_tensor(const struct checkpoint *c, const char *theirs, cha
     return rest ? name_module(c, rest, layer, out) : ROLE_TENSOR;
 }
 
+/* A tensor's name as text, false for one that has none or too many bytes, or a NUL among them. */
+static bool name_text(struct json_view name, char out[256])
+{
+    size_t n;
+
+    if (name.len >= 256)
+        return false;
+    n = json_view_text(name, out);
+    out[n] = '\0';
+    return n && !memchr(out, 0, n);
+}
+
 /* ---- tensors: content ------------------------------------------------------------------------------------------- */
 
 static int refuse_tensor(const struct checkpoint *c, const struct safetensor *t, const char *why)
@@ -401,9 +413,8 @@ static int take_tensors(struct checkpoint *c)
             const struct safetensor *t = &c->tensors[i];
             enum role role;
 
-            if (t->name.len >= sizeof(theirs) || t->name.len <= 2)
-                return refuse_tensor(c, t, "has a name of no or more than 253 bytes");
-            theirs[json_view_text(t->name, theirs)] = '\0';
+            if (!name_text(t->name, theirs))
+                return refuse_tensor(c, t, "has a name of no or more than 253 bytes, or with a NUL");
             role = name_tensor(c, theirs, ours);
             if (role != (scales ? ROLE_SCALE : ROLE_TENSOR))
                 continue;
@@ -468,9 +479,8 @@ static int check_placed(struct checkpoint *c, const char *file, const struct saf
     char name[256];
     const struct placed want = { .tensor = name }, *found;
 
-    if (t->name.len >= sizeof(name))
-        return refuse_tensor(c, t, "has a name of more than 253 bytes");
-    name[json_view_text(t->name, name)] = '\0';
+    if (!name_text(t->name, name))
+        return refuse_tensor(c, t, "has a name of no or more than 253 bytes, or with a NUL");
     found = bsearch(&want, index, n, sizeof(want), compare_placed);
     return found && !strcmp(found->file, file) ? 0 : refuse_tensor(c, t, "is not where the index has it");
 }
@@ -507,12 +517,12 @@ static int read_weights(struct checkpoint *c, const char *name, const struct pla
 }
 
 /* The index's file names are an outsider's: plain names in this directory only. */
-static bool is_plain_name(const char *s, size_t len)
+static bool is_plain_name(const char *s)
 {
     static const char ending[] = ".safetensors";
-    size_t n = sizeof(ending) - 1;
+    size_t len = strlen(s), n = sizeof(ending) - 1;
 
-    return len > n && !memcmp(s + len - n, ending, n) && *s != '.' && !memchr(s, '/', len) && !memchr(s, 0, len);
+    return len > n && !strcmp(s + len - n, ending) && *s != '.' && !strchr(s, '/');
 }
 
 static int refuse_placed(const struct checkpoint *c, struct json_view tensor, const char *why)
@@ -523,15 +533,13 @@ static int refuse_placed(const struct checkpoint *c, struct json_view tensor, co
 static int take_placed(struct checkpoint *c, struct json_view tensor, struct json_view file, struct placed *ret)
 {
     char name[256];
-    size_t len;
 
-    if (json_view_kind(file) != '"' || file.len >= sizeof(name) || tensor.len >= sizeof(name))
-        return refuse_placed(c, tensor, "its file is no name");
-    len = json_view_text(file, name);
-    if (!is_plain_name(name, len))
+    if (json_view_kind(file) != '"' || !name_text(file, name) || !is_plain_name(name))
         return refuse_placed(c, tensor, "its file is not the plain name of a safetensors file");
-    ret->file = arena_strndup(&c->s->copies, name, len);
-    ret->tensor = arena_strndup(&c->s->copies, name, json_view_text(tensor, name));
+    ret->file = arena_strdup(&c->s->copies, name);
+    if (!name_text(tensor, name))
+        return refuse_placed(c, tensor, "its name has no or more than 253 bytes, or a NUL");
+    ret->tensor = arena_strdup(&c->s->copies, name);
     return ret->file && ret->tensor ? 0 : -ENOMEM;
 }
 

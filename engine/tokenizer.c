@@ -307,6 +307,22 @@ static int load_flag(const struct gguf *g, const char *key, bool *flag, struct e
     return MIN(r, 0);
 }
 
+/* The list that generation_config.json has, as huggingface.c writes it. */
+static int load_end_list(struct tokenizer *t, const struct gguf *g, struct err *err)
+{
+    static const char key[] = "tern.end_token_ids";
+    uint64_t n = 0;
+    int r = gguf_get_array(g, key, GGUF_I32, &n, err);
+
+    for (uint64_t i = 0; i < n; i++) {
+        double id = gguf_array_number(g, key, i);
+        if (!(id >= 0 && id < (double)t->n))
+            return err_set(err, -EINVAL, "%s: %.0f is not below the %zu tokens", key, id, t->n);
+        t->ends[(size_t)id] = true;
+    }
+    return MIN(r, 0);
+}
+
 static int load_ids(struct tokenizer *t, const struct gguf *g, bool add_bos, struct err *err)
 {
     static const char *const end_keys[] = {
@@ -326,6 +342,9 @@ static int load_ids(struct tokenizer *t, const struct gguf *g, bool add_bos, str
         if (id >= 0)
             t->ends[id] = true;
     }
+    r = load_end_list(t, g, err);
+    if (r < 0)
+        return r;
     for (size_t i = 0; i < ARRAY_SIZE(end_names); i++) {
         id = tokenizer_find(t, end_names[i]);
         if (id >= 0)

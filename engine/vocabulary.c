@@ -143,6 +143,12 @@ static bool is_blank(struct json_view token)
     return token.len > 2;
 }
 
+static int refuse_id(const struct reader *v, struct json_view token, uint64_t id)
+{
+    return err_set(v->err, -EINVAL, "tokenizer.json: id %llu of %.*s is also another token's", (unsigned long long)id,
+                   (int)MIN(token.len, 64), token.s);
+}
+
 static int place_token(struct reader *v, struct json_view token, uint64_t id, struct json_view added)
 {
     uint32_t at = (uint32_t)(token.s - v->text);
@@ -151,8 +157,7 @@ static int place_token(struct reader *v, struct json_view token, uint64_t id, st
 
     if (!added.s) {
         if (v->at[id])
-            return err_set(v->err, -EINVAL, "tokenizer.json: id %llu of %.*s is also another token's", (unsigned long long)id,
-                           (int)MIN(token.len, 64), token.s);
+            return refuse_id(v, token, id);
         v->types[id] = v->spm && is_byte(token) ? TOKEN_BYTE : TOKEN_NORMAL;
         v->at[id] = at;
         return 0;
@@ -160,6 +165,8 @@ static int place_token(struct reader *v, struct json_view token, uint64_t id, st
     r = get_bool(v, added, "special", &special);
     if (r < 0)
         return r;
+    if (v->types[id] == TOKEN_CONTROL || v->types[id] == TOKEN_USER)
+        return refuse_id(v, token, id);
     if (special || !v->spm || !v->at[id] || !is_blank(token))
         v->types[id] = special ? TOKEN_CONTROL : TOKEN_USER;
     v->at[id] = at;

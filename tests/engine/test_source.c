@@ -47,6 +47,7 @@ Test(source, huggingface)
 {
     cleanup(hf_done) struct hf h;
     cleanup(source_freep) struct source *s = NULL;
+    struct tokenizer *tokenizer = NULL;
     const struct source_tensor *t;
     struct err err = { "" };
     bool flag = false;
@@ -75,6 +76,10 @@ Test(source, huggingface)
     cr_expect(source_get_bool(s, "tern.hadamard.o", &flag, NULL) == 1 && flag);
     cr_assert_eq(source_get_array(s, "tern.end_token_ids", GGUF_I32, &n, NULL), 1);
     cr_expect(n == 4 && gguf_array_number(source_keys(s), "tern.end_token_ids", 3) == 2);
+    cr_assert_eq(tokenizer_new(&tokenizer, source_keys(s), &err), 0, "%s", err.msg);
+    for (int32_t i = 0; i < 8; i++)
+        cr_expect_eq(tokenizer_is_end(tokenizer, i), i == 2 || i == 3 || i == 5);
+    tokenizer_free(tokenizer);
 
     cr_expect_eq(source_tensor_count(s), 4);
     t = source_tensor(s, "blk.0.attn_q.weight");
@@ -217,7 +222,7 @@ static const struct { const char *file, *find, *put, *says; } bad_shards[] = {
     { "model.safetensors.index.json", ",\"model.norm.weight\":\"b.safetensors\"", "", "model.norm.weight" },
     { "model.safetensors.index.json", "\"model.norm.weight\":", "\"model.embed_tokens.weight\":", "stands twice" },
     { "model.safetensors.index.json", "{\"model.embed", "{\"x\":\"a.safetensors\",\"model.embed", "5 tensors, its files have 4" },
-    { "model.safetensors.index.json", "\"a.safetensors\"", "7", "its file is no name" },
+    { "model.safetensors.index.json", "\"a.safetensors\"", "7", "plain name" },
 };
 
 Test(source, bad_indexes_are_refused_in_words)
