@@ -73,45 +73,60 @@ static void row_bf16(const uint8_t *p, size_t n, float *out)
 
 static void row_q8_0(const uint8_t *p, size_t n, float *out)
 {
-    for (; n; n -= 32, p += 34, out += 32)
+    for (; n; n -= 32, p += 34, out += 32) {
+        float d = half_at(p);
+
         for (size_t j = 0; j < 32; j++)
-            out[j] = (float)(int8_t)p[2 + j] * half_at(p);
+            out[j] = (float)(int8_t)p[2 + j] * d;
+    }
 }
 
 static void row_q4_0(const uint8_t *p, size_t n, float *out)
 {
-    for (; n; n -= 32, p += 18, out += 32)
+    for (; n; n -= 32, p += 18, out += 32) {
+        float d = half_at(p);
+
         for (size_t j = 0; j < 16; j++) {
-            out[j] = (float)((p[2 + j] & 15) - 8) * half_at(p);
-            out[j + 16] = (float)((p[2 + j] >> 4) - 8) * half_at(p);
+            out[j] = (float)((p[2 + j] & 15) - 8) * d;
+            out[j + 16] = (float)((p[2 + j] >> 4) - 8) * d;
         }
+    }
 }
 
 static void row_q5_0(const uint8_t *p, size_t n, float *out)
 {
     for (; n; n -= 32, p += 22, out += 32) {
+        float d = half_at(p);
         uint32_t high;
 
         memcpy(&high, p + 2, sizeof(high));
         for (size_t j = 0; j < 16; j++) {
-            out[j] = (float)((int)((p[6 + j] & 15) | (high >> j & 1) << 4) - 16) * half_at(p);
-            out[j + 16] = (float)((int)(p[6 + j] >> 4 | (high >> (j + 16) & 1) << 4) - 16) * half_at(p);
+            out[j] = (float)((int)((p[6 + j] & 15) | (high >> j & 1) << 4) - 16) * d;
+            out[j + 16] = (float)((int)(p[6 + j] >> 4 | (high >> (j + 16) & 1) << 4) - 16) * d;
         }
     }
 }
 
+/* Sixteen elements with one scale: their low four bits are in 16 bytes of ql, their high two in 16 of qh. */
+static inline void sixteen_q6_k(const uint8_t *ql, int low, const uint8_t *qh, int high, float scale, float *out)
+{
+    for (size_t l = 0; l < 16; l++)
+        out[l] = scale * (float)((int)((ql[l] >> low & 15) | (qh[l] >> high & 3) << 4) - 32);
+}
+
 static void row_q6_k(const uint8_t *p, size_t n, float *out)
 {
-    for (; n; n -= 256, p += 210, out += 256)
-        for (size_t i = 0; i < 256; i++) {
-            /* Two halves of 128; in each, elements l, l + 32, l + 64, l + 96 share bytes. */
-            size_t half = i / 128, l = i % 32, quarter = i % 128 / 32;
-            int low = p[64 * half + l + quarter % 2 * 32] >> (quarter / 2 * 4) & 15;
-            int high = p[128 + 32 * half + l] >> (2 * quarter) & 3;
-            float scale = half_at(p + 208) * (float)(int8_t)p[192 + 8 * half + l / 16 + 2 * quarter];
+    for (; n; n -= 256, p += 210) {
+        float d = half_at(p + 208);
 
-            out[i] = scale * (float)((low | high << 4) - 32);
+        /* Two halves of four quarters of two sixteens; quarters 0 and 1 have the low nibbles, 2 and 3 the high ones. */
+        for (size_t i = 0; i < 16; i++, out += 16) {
+            size_t half = i / 8, quarter = i / 2 % 4, at = i % 2 * 16;
+
+            sixteen_q6_k(p + 64 * half + quarter % 2 * 32 + at, (int)quarter / 2 * 4, p + 128 + 32 * half + at,
+                         2 * (int)quarter, d * (float)(int8_t)p[192 + i], out);
         }
+    }
 }
 
 /* Blocks along a row, where in a block an f16 or bf16 says whether all is finite, and how a row is read. */
