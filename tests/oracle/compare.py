@@ -11,8 +11,8 @@ REL_L2, LOGITS, EMBEDDING = 1e-5, 1e-3, 1e-5
 FOUND_FILE = os.path.join(os.path.dirname(__file__), "prompts.json")
 FOUND = json.load(open(FOUND_FILE)) if os.path.exists(FOUND_FILE) else {}
 # A greedy run is too long to be free of near ties. Instead its tokens must not depend on them: the best leads by this
-# much of the logits' deviation, and models whose numbers all differ by 1e-6 say the same tokens.
-MARGIN, NOISE, TRIES = 0.01, 1e-6, 20000
+# much of the logits' deviation, and models whose numbers differ by what float32 makes of them say the same tokens.
+MARGIN, NOISE, TRIES = 0.01, 5e-7, 20000
 
 
 class Difference(Exception):
@@ -54,7 +54,7 @@ class Expected:
         m = self.model
         lead = MARGIN * np.std(self.stages["logits"])
         self.greedy = oracle.greedy(m, ids, GREEDY, lead, self.weight_only)
-        for seed in range(4):
+        for seed in range(3):
             if self.greedy:
                 noise = 1 + NOISE * np.random.default_rng(seed).normal(size=m.embd.shape)
                 other = oracle.Model(m.spec, m.embd * noise, m.head, m.output_norm, m.layers, m.rope_freqs)
@@ -64,7 +64,10 @@ class Expected:
 
 
 def dump(path, ids, *flags):
-    ran = subprocess.run([DUMP, path, *map(str, ids), *flags], capture_output=True, text=True, timeout=120)
+    try:
+        ran = subprocess.run([DUMP, path, *map(str, ids), *flags], capture_output=True, text=True, timeout=120)
+    except OSError as e:
+        raise Difference(f"{DUMP}: {e.strerror}") from None
     if ran.returncode:
         raise Difference(f"{os.path.basename(DUMP)} exits {ran.returncode}: {ran.stderr.strip()[-400:]}")
     return [json.loads(line) for line in ran.stdout.splitlines()]

@@ -179,11 +179,12 @@ INT4 = "int4-absmean"
 
 
 class Graph:
-    """arch: the file's architecture; norms: those beyond attn_norm and ffn_norm; spec: what differs from Spec's
+    """arch: the file's architecture; norms: those beyond attn_norm and ffn_norm, or with bare the only ones; spec: what differs from Spec's
     defaults and the common shape; keys: written as they stand; hf: config.json's own members, when it exists there."""
 
-    def __init__(self, arch, vocabulary, norms=(), tied=True, rope_freqs=False, keys=None, hf=None, **spec):
-        self.arch, self.vocabulary, self.norms, self.tied = arch, vocabulary, set(norms), tied
+    def __init__(self, arch, vocabulary, norms=(), tied=True, rope_freqs=False, keys=None, hf=None, bare=False, **spec):
+        self.arch, self.vocabulary, self.tied = arch, vocabulary, tied
+        self.norms = set(norms) if bare else {"attn_norm", "ffn_norm", *norms}
         self.rope_freqs, self.keys, self.hf = rope_freqs, keys or {}, hf
         shape = dict(n_embd=256, n_ff=512, n_layer=2, n_head=4, n_kv=2, head_dim=64, n_vocab=VOCAB)
         self.spec = {**shape, **spec}
@@ -228,26 +229,31 @@ GRAPHS = {
                      theta=1000042.0, activation="silu", hf=HF_LLAMA),
     "qwen3-last": Graph("qwen3", QWEN, NORMS_IN | QK, head_dim=128, eps=1e-6, theta=1e6, activation="silu", pooling="last",
                         hf=HF_QWEN_EMBED),
-    "qwen3-mean": Graph("qwen3", QWEN, NORMS_IN | QK, eps=1e-6, theta=1e6, activation="silu", pooling="mean"),
+    "qwen3-mean": Graph("qwen3", QWEN, NORMS_IN | QK, eps=1e-6, theta=1e6, activation="silu", pooling="mean",
+                        hf=dict(HF_QWEN_EMBED, head_dim=64)),
     "gemma3-last": Graph("gemma3", SPM, NORMS_IN | QK | GEMMA, n_kv=1, head_dim=128, eps=1e-6, activation="gelu",
                          embd_scale=16.0, pooling="last", hf=HF_GEMMA),
     "gemma3-mean": Graph("gemma3", SPM, NORMS_IN | QK | GEMMA, n_kv=1, head_dim=128, eps=1e-6, activation="gelu",
-                         embd_scale=16.0, pooling="mean"),
+                         embd_scale=16.0, pooling="mean", hf=HF_GEMMA),
     "gemma3-window": Graph("gemma3", SPM, NORMS_IN | QK | GEMMA, n_kv=1, head_dim=128, eps=1e-6, activation="gelu",
                            embd_scale=16.0, pooling="last", theta=1e6, window=3, pattern=2, theta_local=5000.0,
-                           hf=dict(HF_GEMMA, sliding_window=3, sliding_window_pattern=2, rope_local_base_freq=5000.0)),
+                           rope_shrink=8.0, attn_scale=200 ** -0.5,
+                           hf=dict(HF_GEMMA, sliding_window=3, sliding_window_pattern=2, rope_local_base_freq=5000.0,
+                                   query_pre_attn_scalar=200, rope_scaling={"rope_type": "linear", "factor": 8.0})),
     "distill-qwen3": Graph("qwen3", QWEN, QK | BITNET, eps=1e-6, theta=1e6, head_dim=128, activation="silu", hf=HF_QWEN),
     "distill-gemma3": Graph("gemma3", SPM, QK | GEMMA | BITNET, n_kv=1, head_dim=128, eps=1e-6, activation="gelu",
                             embd_scale=16.0, hf=dict(HF_GEMMA, architectures=["Gemma3ForCausalLM"])),
     "qwen3-rms": Graph("qwen3", QWEN, QK | NORMS_IN, eps=1e-6, eps_in=1e-3, theta=1e6, activation="silu", hf=HF_QWEN),
-    "b1": Graph("bitnet", LLAMA, BITNET, n_kv=4,
+    # The first paper's: every linear norms its own input, and nothing else does.
+    "paper": Graph("llama", LLAMA, NORMS_IN, bare=True, n_kv=4, activation="silu"),
+    "b1": Graph("bitnet", LLAMA, BITNET, n_kv=4, hf=HF_BITNET,
                 **research(dict(norm="layer", activation="gelu"), **{"tern.weights": "binary"})),
-    "a4.8": Graph("bitnet", LLAMA, BITNET, n_kv=1,
+    "a4.8": Graph("bitnet", LLAMA, BITNET, n_kv=1, hf=HF_BITNET,
                   **research(dict(quant=quant(INT4, "top50-int8", INT4), activation="relu2", kv_bits=3))),
     "a4.8-kv4": Graph("bitnet", LLAMA, BITNET, n_kv=1,
                       **research(dict(quant=quant(INT4, "top50-int8", INT4), activation="relu2", kv_bits=4))),
     "v2-a8": Graph("bitnet", LLAMA, BITNET, n_ff=768, **research(dict(hadamard=("o", "down"), activation="silu"))),
-    "v2": Graph("bitnet", LLAMA, BITNET,
+    "v2": Graph("bitnet", LLAMA, BITNET, hf=dict(HF_BITNET, hidden_act="silu"),
                 **research(dict(quant=quant(INT4, INT4, INT4, INT4), hadamard=("o", "down"), activation="silu"))),
     "weight-only": Graph("llama", LLAMA, theta=500000.0,
                          **research(dict(quant=quant("none", "none", "none", "none"), activation="silu"))),
@@ -295,7 +301,7 @@ class Tiny:
         binary = g.keys.get("tern.weights", ("", ""))[1] == "binary"
         rng = lambda what: Rng(f"{self.name}/{i}/{what}")
         tensors = {p: Weights(rng(p), *shape, binary) for p, shape in shapes.items()}
-        for n in sorted({"attn_norm", "ffn_norm"} | g.norms):
+        for n in sorted(g.norms):
             tensors[n] = self.gain(rng(n), widths[n])
         if "top50-int8" in s.quant.values():        # no two of what is ranked may be equal
             tensors["attn_sub_norm"] = self.gain(rng("attn_sub_norm"), attn, 8192)
@@ -338,7 +344,10 @@ class Tiny:
         if s.window:
             keys |= {f"{g.arch}.attention.sliding_window": ("u32", s.window),
                      f"{g.arch}.attention.sliding_window_pattern": ("u32", s.pattern),
-                     f"{g.arch}.rope.freq_base_swa": ("f32", s.theta_local)}
+                     f"{g.arch}.rope.freq_base_swa": ("f32", s.theta_local),
+                     f"{g.arch}.rope.scaling.type": ("str", "linear"),
+                     f"{g.arch}.rope.scaling.factor": ("f32", s.rope_shrink),
+                     f"{g.arch}.attention.scale": ("f32", s.attn_scale)}
         if s.eps_in:
             keys["tern.norm_in.epsilon"] = ("f32", s.eps_in)
         return {**keys, **g.keys, **g.vocabulary.keys()}
@@ -420,6 +429,8 @@ class Tiny:
                   "torch_dtype": "bfloat16", **g.hf}
         if s.head_dim * s.n_head != s.n_embd or g.arch in ("qwen3", "gemma3"):
             config["head_dim"] = s.head_dim
+        if g.keys:
+            config["tern"] = {k.removeprefix("tern."): v for k, (_, v) in g.keys.items()}
         if self.name != "1bitllm":              # its files carry plain masters and weight_bits instead
             config["quantization_config"] = quantization
         return config
@@ -450,7 +461,7 @@ class Tiny:
             tensors[name] = dtypes[kind], np.shape(x), float_bytes(kind, x)
 
         def add_norm(name, x, plain=True):
-            # Gemma's modules multiply by one more than they store.
+            # Gemma's own norms multiply by one more than they store; those put into a linear or before one do not.
             add(name, x - 1 if g.arch == "gemma3" and plain else x, "f32" if np.min(x) < 1e-30 else floats)
 
         # An encoder's file is the bare model, without the prefix.
@@ -460,7 +471,7 @@ class Tiny:
             for name, w in layer.items():
                 full = f"{prefix}layers.{i}.{names[name]}"
                 if not isinstance(w, Weights):
-                    add_norm(full + ".weight", w, not name.endswith("_norm_in"))
+                    add_norm(full + ".weight", w, not name.endswith(("_norm_in", "_sub_norm")))
                 elif masters:
                     add(full + ".weight", w.masters(), masters)
                 else:

@@ -35,6 +35,8 @@ class Spec:
         self.eps_in = None                  # of the *_norm_in; None: eps
         self.window = 0                     # Gemma's local layers, all but every pattern-th, see this many tokens
         self.pattern, self.theta_local = 1, 10000.0
+        self.rope_shrink = 1.0              # of the others, linear scaling: positions are divided by it
+        self.attn_scale = None              # None: 1 / sqrt(head_dim)
         self.half = True                    # RoPE turns (j, j + d/2), else (2j, 2j + 1)
         self.activation = "relu2"
         self.norm = "rms"
@@ -152,10 +154,6 @@ def activate(name, x):
     return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x ** 3)))
 
 
-def is_local(spec, i):
-    return spec.window > 0 and (i + 1) % spec.pattern != 0
-
-
 def rope(m, x, positions, theta):
     """x (tokens, heads, head_dim)."""
     half = m.spec.head_dim // 2
@@ -176,7 +174,7 @@ def attention(spec, q, k, v, first, window):
     what came before, the last `window` tokens in all."""
     group = spec.n_head // spec.n_kv
     k, v = np.repeat(k, group, axis=1), np.repeat(v, group, axis=1)
-    scores = np.einsum("thd,phd->htp", q, k) / np.sqrt(spec.head_dim)
+    scores = np.einsum("thd,phd->htp", q, k) * (spec.attn_scale or 1 / np.sqrt(spec.head_dim))
     ago = first + np.arange(len(q))[:, None] - np.arange(len(k))[None, :]
     scores = np.where((ago < 0) | (ago >= window), -np.inf, scores)
     weights = np.exp(scores - np.max(scores, axis=-1, keepdims=True))
@@ -189,7 +187,9 @@ def attention(spec, q, k, v, first, window):
 def layer(m, i, x, state, ties, trace, weight_only):
     s, y = m.spec, m.layers[i]
     positions = state.n + np.arange(len(x))
-    theta, window = (s.theta_local, s.window) if is_local(s, i) else (s.theta, np.inf)
+    local = s.window > 0 and (i + 1) % s.pattern != 0
+    theta, window = (s.theta_local, s.window) if local else (s.theta, np.inf)
+    turned = positions if local else positions / s.rope_shrink
 
     def note(name, value):
         trace(f"l{i}.{name}", value)
@@ -206,12 +206,15 @@ def layer(m, i, x, state, ties, trace, weight_only):
         v = v.reshape(len(x), -1, s.head_dim)
         return norm(s, v, y[name + "_norm"]) if name + "_norm" in y else v
 
-    h = note("attn_norm", norm(s, x, y["attn_norm"]))
+    def norm_before(name):
+        return note(name, norm(s, x, y[name]) if name in y else x)
+
+    h = norm_before("attn_norm")
     q = note("q", project("attn_q", h, "qkv"))
     k = note("k", project("attn_k", h, "qkv"))
     v = note("v", project("attn_v", h, "qkv"))
-    q = rope(m, heads("attn_q", q), positions, theta)
-    k = rope(m, heads("attn_k", k), positions, theta)
+    q = rope(m, heads("attn_q", q), turned, theta)
+    k = rope(m, heads("attn_k", k), turned, theta)
     v = v.reshape(len(x), s.n_kv, s.head_dim)
     note("q_rope", q.reshape(len(x), -1))
     note("k_rope", k.reshape(len(x), -1))
@@ -227,7 +230,7 @@ def layer(m, i, x, state, ties, trace, weight_only):
         o = note("post_attention_norm", norm(s, o, y["post_attention_norm"]))
     x = note("x_attn", x + o)
 
-    h = note("ffn_norm", norm(s, x, y["ffn_norm"]))
+    h = norm_before("ffn_norm")
     gate = note("gate", project("ffn_gate", h, "gate_up"))
     up = note("up", project("ffn_up", h, "gate_up"))
     f = note("f", activate(s.activation, gate) * up)
