@@ -2,6 +2,9 @@
  * one by name. */
 #include "kernels/internal.h"
 
+#ifdef __x86_64__
+#include <cpuid.h>
+#endif
 #include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -21,13 +24,23 @@ static void refuse(const char *name)
     err_set(&refusal, -EINVAL, "TERN_CPU=%.32s: this machine has%s", name, list);
 }
 
+#ifdef __x86_64__
+/* clang 14's __builtin_cpu_supports() does not know the name. That the system keeps the registers is avx2's check. */
+static bool has_f16c(void)
+{
+    unsigned a, b, c = 0, d;
+
+    return __get_cpuid(1, &a, &b, &c, &d) && c & bit_F16C;
+}
+#endif
+
 static void find_variants(void)
 {
     const char *name = getenv("TERN_CPU");
 
     variants[n_variants++] = &kernels_ref;
 #ifdef __x86_64__
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c"))
+    if (__builtin_cpu_supports("avx2") && has_f16c())
         variants[n_variants++] = &kernels_avx2;
 #endif
 
