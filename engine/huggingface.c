@@ -720,16 +720,49 @@ static int write_norms(struct checkpoint *c)
     return MIN(r, 0);
 }
 
+/* Newer files list each layer's kind; computed is one period, of all layers but its last seeing a window, or no window. */
+static int write_layer_types(struct checkpoint *c)
+{
+    bool gemma = !strcmp(c->family->arch, "gemma3");
+    struct json_view list;
+    size_t i = 0, period = 0;
+    char key[96];
+    int r;
+
+    r = get(c, c->config, "layer_types", &list);
+    if (r <= 0)
+        return r;
+    for (struct json_walk w = json_walk(list); json_walk_next(&w); i++) {
+        bool full = json_view_is(w.value, "full_attention");
+
+        if (!full && (!gemma || !json_view_is(w.value, "sliding_attention")))
+            return refuse(c, "layer_types", "has a kind of layer that is not computed");
+        if (full && !period)
+            period = i + 1;
+        if (period && full != !((i + 1) % period))
+            return refuse(c, "layer_types", "has no period");
+    }
+    arch_key(c, key, "attention.sliding_window_pattern");
+    if (gemma)
+        keys_u32(&c->keys, key, (uint32_t)(period ? period : i + 1));
+    return gemma;
+}
+
 static int write_gemma(struct checkpoint *c)
 {
     static const char *const none[] = { "attn_logit_softcapping", "final_logit_softcapping" };
     struct json_view v;
+    bool both_ways = false;
     double scalar;
     char key[96];
-    int r;
+    int r, has_types;
 
-    if (strcmp(c->family->arch, "gemma3"))
-        return 0;
+    has_types = write_layer_types(c);
+    if (has_types < 0 || strcmp(c->family->arch, "gemma3"))
+        return MIN(has_types, 0);
+    r = get_bool(c, c->config, "use_bidirectional_attention", &both_ways);
+    if (r < 0 || both_ways)
+        return r < 0 ? r : refuse(c, "use_bidirectional_attention", "is not computed");
     for (size_t i = 0; i < ARRAY_SIZE(none); i++) {
         r = get(c, c->config, none[i], &v);
         if (r)
@@ -742,7 +775,7 @@ static int write_gemma(struct checkpoint *c)
     if (r)
         keys_f32(&c->keys, key, (float)(1 / sqrt(scalar)));
     if ((r = write_size(c, "sliding_window", "attention.sliding_window", 0)) < 0 ||
-        (r = write_size(c, "sliding_window_pattern", "attention.sliding_window_pattern", 0)) < 0)
+        (r = has_types ? 0 : write_size(c, "sliding_window_pattern", "attention.sliding_window_pattern", 0)) < 0)
         return r;
     r = write_double(c, c->config, "rope_local_base_freq", "rope.freq_base_swa");
     return MIN(r, 0);

@@ -444,19 +444,13 @@ static int write_pre(struct reader *v, struct json_view root)
     return 0;
 }
 
-/* A normalizer's step for byte-level: only NFC. */
-static int write_normalizer(struct reader *v, struct json_view root)
+/* Byte-level: NFC at most, which tokenizer.c leaves to who writes the text. */
+static int check_normalizer(struct reader *v, struct json_view root)
 {
     struct json_view normalizer;
-    int r;
+    int r = get(v, root, "normalizer", &normalizer);
 
-    r = get(v, root, "normalizer", &normalizer);
-    if (r <= 0)
-        return r;
-    if (!type_is(v, normalizer, "NFC"))
-        return refuse(v, "normalizer", "is not NFC");
-    keys_string(v->k, "tern.normalizer", "nfc", 3);
-    return 0;
+    return r > 0 && !type_is(v, normalizer, "NFC") ? refuse(v, "normalizer", "is not NFC") : MIN(r, 0);
 }
 
 /* SentencePiece: a space is written as U+2581, and one stands before the text where `prefix` comes out true. */
@@ -523,40 +517,48 @@ static int write_spm_spaces(struct reader *v, struct json_view root)
     return 0;
 }
 
-/* Whether a post-processor puts a token before the text: 1, 0, or -1 when it does not say. */
-static int begins_with_token(const struct reader *v, struct json_view step)
+/* Whether a post-processor puts a token before and behind the text: 1, or 0 when it does not say. */
+static int read_template(const struct reader *v, struct json_view step, bool *bos, bool *eos)
 {
     struct json_view list, x;
-    struct json_walk w;
+    bool text = false, special;
 
     if (type_is(v, step, "Sequence") && get(v, step, "processors", &list) == 1) {
-        for (w = json_walk(list); json_walk_next(&w);)
+        for (struct json_walk w = json_walk(list); json_walk_next(&w);)
             if (type_is(v, w.value, "TemplateProcessing"))
-                return begins_with_token(v, w.value);
-        return -1;
+                return read_template(v, w.value, bos, eos);
+        return 0;
     }
     if (!type_is(v, step, "TemplateProcessing") || get(v, step, "single", &list) != 1)
-        return -1;
-    w = json_walk(list);
-    return json_walk_next(&w) && get(v, w.value, "SpecialToken", &x) == 1;
+        return 0;
+    for (struct json_walk w = json_walk(list); json_walk_next(&w);) {
+        special = get(v, w.value, "SpecialToken", &x) == 1;
+        *bos |= special && !text;
+        *eos |= special && text;
+        text |= !special;
+    }
+    return 1;
 }
 
-static int write_add_bos(struct reader *v, struct json_view root, struct json_view config)
+/* tokenizer_config.json has the last word; what neither file says is left to the vocabulary's kind. */
+static int write_added(struct reader *v, struct json_view root, struct json_view config)
 {
+    static const char *const theirs[] = { "add_bos_token", "add_eos_token" };
+    static const char *const ours[] = { "tokenizer.ggml.add_bos_token", "tokenizer.ggml.add_eos_token" };
+    bool add[2] = { false, false };
     struct json_view step;
-    bool add = false;
-    int r;
+    int r, known;
 
-    r = get_bool(v, config, "add_bos_token", &add);
-    if (!r) {
-        r = get(v, root, "post_processor", &step);
-        r = r > 0 ? begins_with_token(v, step) : r < 0 ? r : -1;
-        add = r > 0;
-        r = r >= 0;
+    known = get(v, root, "post_processor", &step);
+    known = known > 0 ? read_template(v, step, &add[0], &add[1]) : known;
+    for (size_t i = 0; i < 2 && known >= 0; i++) {
+        r = get_bool(v, config, theirs[i], &add[i]);
+        if (r < 0)
+            return r;
+        if (r || known)
+            keys_bool(v->k, ours[i], add[i]);
     }
-    if (r > 0)
-        keys_bool(v->k, "tokenizer.ggml.add_bos_token", add);
-    return MIN(r, 0);
+    return MIN(known, 0);
 }
 
 /* ---- the file --------------------------------------------------------------------------------------------------- */
@@ -585,8 +587,8 @@ static int read_all(struct reader *v, const void *data, size_t size, const struc
 
     model = v->spm ? "llama" : "gpt2";
     keys_string(v->k, "tokenizer.ggml.model", model, strlen(model));
-    if ((r = v->spm ? write_spm_spaces(v, root) : write_normalizer(v, root)) < 0 || (r = v->spm ? 0 : write_pre(v, root)) < 0 ||
-        (r = write_add_bos(v, root, hints->config)) < 0 || (r = place_tokens(v, hints->n_rows)) < 0 || (r = write_tokens(v)) < 0 ||
+    if ((r = v->spm ? write_spm_spaces(v, root) : check_normalizer(v, root)) < 0 || (r = v->spm ? 0 : write_pre(v, root)) < 0 ||
+        (r = write_added(v, root, hints->config)) < 0 || (r = place_tokens(v, hints->n_rows)) < 0 || (r = write_tokens(v)) < 0 ||
         (r = v->spm ? write_scores(v) : write_merges(v)) < 0)
         return r;
     write_types(v);

@@ -2,6 +2,14 @@
  * files are mapped, so what may be allocated beside them is as much again. One row for each rule of the readers and each
  * peer's bug in safety.md; GGUF's own are in test_gguf.c and test_source.c.
  *
+ * Where peers fell (safety.md), and the rows that try it here:
+ *     llama.cpp's unchecked counts and wrapping sizes, CVE-2024-21802, -23496, CVE-2025-53630 and its bypass CVE-2026-27940
+ *                                             gguf_promises; shapes of 2^64; offsets that wrap; test_gguf.c's *_wrap rows
+ *     llama.cpp's signed token lengths, CVE-2025-49847          large_headers' name; test_gguf.c's string rows
+ *     Ollama's tensor past the end of the file, CVE-2026-7482   "data_offsets reach past"; test_gguf.c tensor_past_the_end
+ *     metadata without bound, 100,000 tensors                   header_lengths, large_headers; test_gguf.c's *_over_the_cap
+ *     "<0x-1>" as a byte                                        the unk_token row; test_tokenizer.c
+ *
  * The test is linked with --wrap, so that every allocation of the engine is counted. */
 #include <criterion/criterion.h>
 #include <errno.h>
@@ -389,7 +397,7 @@ Test(hostile, no_files)
         cleanup(hf_done) struct hf h;
 
         hf_init(&h);
-        snprintf(hf_file(&h, missing[i])->data ? h.files[i == 0 ? 0 : i].name : h.files[0].name, 64, "other-%zu", i);
+        snprintf(h.files[i].name, sizeof(h.files[i].name), "other-%zu", i);       /* hf_init() has them in this order */
         expect_refused(&h, missing[i], missing[i]);
     }
 }

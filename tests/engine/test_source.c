@@ -178,6 +178,40 @@ Test(source, huggingface_rms_norm_epsilon)
     cr_expect_eq(double_of(s, "bitnet-b1.58.attention.layer_norm_rms_epsilon"), (double)1e-5f);
 }
 
+/* Gemma's windows: by a number, or layer by layer. */
+Test(source, huggingface_layer_types)
+{
+    static const struct { const char *types; uint64_t pattern; const char *says; } rows[] = {
+        { "\"sliding_window_pattern\":6,", 6, NULL },
+        { "\"layer_types\":[\"sliding_attention\",\"sliding_attention\",\"full_attention\",\"sliding_attention\"],", 3, NULL },
+        { "\"layer_types\":[\"sliding_attention\",\"sliding_attention\"],", 3, NULL },
+        { "\"layer_types\":[\"full_attention\",\"full_attention\"],", 1, NULL },
+        { "\"layer_types\":[\"sliding_attention\",\"full_attention\",\"full_attention\"],", 0, "layer_types has no period" },
+        { "\"layer_types\":[\"linear_attention\"],", 0, "layer_types has a kind" },
+        { "\"use_bidirectional_attention\":true,", 0, "use_bidirectional_attention" },
+        { "\"final_logit_softcapping\":30.0,", 0, "final_logit_softcapping" },
+        { "\"query_pre_attn_scalar\":0,", 0, "query_pre_attn_scalar" },
+    };
+
+    for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+        cleanup(hf_done) struct hf h;
+        cleanup(source_freep) struct source *s = NULL;
+        struct err err = { "" };
+        char text[256];
+
+        hf_init(&h);
+        hf_replace(hf_file(&h, "config.json"), "BitNetForCausalLM", "Gemma3ForCausalLM");
+        snprintf(text, sizeof(text), "%s\"hidden_size\"", rows[i].types);
+        hf_replace(hf_file(&h, "config.json"), "\"hidden_size\"", text);
+        s = open_hf(&h, &err);
+        if (rows[i].says)
+            cr_expect(!s && strstr(err.msg, rows[i].says), "row %zu says: %s", i, err.msg);
+        cr_expect(rows[i].says || s, "row %zu: %s", i, err.msg);
+        if (s)
+            cr_expect_eq(u64_of(s, "gemma3.attention.sliding_window_pattern"), rows[i].pattern, "row %zu", i);
+    }
+}
+
 static void shard(struct hf *h)
 {
     static const char index[] = "{\"metadata\":{\"total_size\":194},\"weight_map\":{"

@@ -205,6 +205,44 @@ Test(vocabulary, byte_level)
     }
 }
 
+/* What is put before and behind a text: the post-processor says it, tokenizer_config.json before it. */
+Test(vocabulary, added_tokens)
+{
+    static const struct { const char *single, *config; int bos, eos; } rows[] = {
+        { "{\"SpecialToken\":{\"id\":\"<s>\"}},{\"Sequence\":{\"id\":\"A\"}}", "{}", 1, 0 },
+        { "{\"Sequence\":{\"id\":\"A\"}},{\"SpecialToken\":{\"id\":\"<s>\"}}", "{}", 0, 1 },
+        { "{\"SpecialToken\":{\"id\":\"<s>\"}},{\"Sequence\":{\"id\":\"A\"}}", "{\"add_bos_token\":false}", 0, 0 },
+        { NULL, "{\"add_eos_token\":true}", -1, 1 },
+        { NULL, "{}", -1, -1 },
+    };
+
+    for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+        struct vocabulary_hints hints = { 0 };
+        cleanup(buf_done) struct buf image;
+        struct gguf *g = NULL;
+        struct err err = { "" };
+        char json[4096], post[512] = "";
+        int got[2] = { -1, -1 };
+        bool flag = false;
+        struct keys k;
+
+        if (rows[i].single)
+            snprintf(post, sizeof(post), "\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[%s]},", rows[i].single);
+        snprintf(json, sizeof(json), "{" ADDED "%s" LLAMA3 "\"model\":{" VOCAB ",\"merges\":[]}}", post);
+        cr_assert_eq(json_view_open(&hints.config, rows[i].config, strlen(rows[i].config), "", NULL), 0);
+        buf_init(&image, 1 << 20);
+        keys_init(&k, &image);
+        cr_assert_eq(vocabulary_read(&k, json, strlen(json), &hints, &err), 0, "%s", err.msg);
+        cr_assert(!keys_done(&k) && !gguf_open(&g, image.data, image.len, &err), "%s", err.msg);
+        if (gguf_get_bool(g, "tokenizer.ggml.add_bos_token", &flag, NULL) == 1)
+            got[0] = flag;
+        if (gguf_get_bool(g, "tokenizer.ggml.add_eos_token", &flag, NULL) == 1)
+            got[1] = flag;
+        cr_expect(got[0] == rows[i].bos && got[1] == rows[i].eos, "row %zu: %d %d", i, got[0], got[1]);
+        gguf_free(g);
+    }
+}
+
 /* A token that no merge makes is in no text, though its pieces stand beside each other; Gemma's blanks are. */
 Test(vocabulary, sentencepiece_unreachable)
 {
