@@ -4,7 +4,8 @@ import numpy as np
 import oracle
 from models import VOCAB, Rng
 
-DUMP = os.environ.get("TERN_DUMP", "test_engine_dump")
+BUILD = os.environ.get("TERN_BUILD", os.path.join(os.path.dirname(__file__), "../../build"))
+DUMP = os.path.join(BUILD, "tests/engine/test_engine_dump")
 PROMPT, GREEDY = 4, 64
 REL_L2, LOGITS, EMBEDDING = 1e-5, 1e-3, 1e-5
 # Where the search for each prompt ended: test_oracle.py --search writes it anew.

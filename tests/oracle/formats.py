@@ -1,7 +1,7 @@
 """How weights lie in files: every packed type and container of the family, written from the layouts' description.
 
 Only writing is done here, numpy arrays to bytes; reading is the engine's. Ternary packers take trits (rows, cols) in -1..1
-and one scale, iq1_bn and iq2_bn also one a row. Quantised embeddings are made the other way round, codes and block scales first, so that the values a file
+and one scale, all but i2_s also one a row. Quantised embeddings are made the other way round, codes and block scales first, so that the values a file
 holds are known exactly; scales have few enough bits for every product to be exact in float32 too. test_writers.py holds
 these to published test vectors."""
 import json, struct
@@ -55,7 +55,7 @@ def pack_base3(value):
 def tq2_0(trits, scale):
     codes = (trits + 1).astype(np.uint8).reshape(-1, 2, 4, 32)
     qs = crumbs(codes.transpose(2, 0, 1, 3)).reshape(-1, 64)
-    return np.hstack([qs, block_scales(len(qs), scale)]).tobytes()
+    return np.hstack([qs, tq_scales(trits, scale)]).tobytes()
 
 
 def tq1_0(trits, scale):
@@ -63,11 +63,16 @@ def tq1_0(trits, scale):
     first = pack_base3(np.einsum("bnm,n->bm", digits[:, :160].reshape(-1, 5, 32), POWERS[::-1]))
     second = pack_base3(np.einsum("bnm,n->bm", digits[:, 160:240].reshape(-1, 5, 16), POWERS[::-1]))
     last = pack_base3(np.einsum("bnm,n->bm", digits[:, 240:].reshape(-1, 4, 4), POWERS[:0:-1]))
-    return np.hstack([first, second, last, block_scales(len(digits), scale)]).tobytes()
+    return np.hstack([first, second, last, tq_scales(trits, scale)]).tobytes()
 
 
 def block_scales(n, scale):
     return np.frombuffer(float_bytes("f16", np.broadcast_to(np.float64(scale), n)), np.uint8).reshape(n, 2)
+
+
+def tq_scales(trits, scale):
+    rows = np.broadcast_to(np.float64(scale), len(trits))
+    return block_scales(trits.size // 256, np.repeat(rows, trits.shape[1] // 256))
 
 
 def iq2_bn(trits, scale):
