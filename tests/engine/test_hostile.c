@@ -232,15 +232,33 @@ Test(hostile, nothing_changed)
 
 Test(hostile, header_lengths)
 {
-    static const uint64_t lengths[] = { 0, 1, 7, (100u << 20) + 1, UINT32_MAX, UINT64_MAX, UINT64_MAX - 7, 1ull << 63, 4000 };
+    static const uint64_t lengths[] = { 0, 1, (100u << 20) + 1, UINT32_MAX, UINT64_MAX, UINT64_MAX - 7, 1ull << 63, 4000 };
 
     for (size_t i = 0; i < ARRAY_SIZE(lengths); i++) {
         cleanup(hf_done) struct hf h;
 
         hf_init(&h);
         memcpy(hf_file(&h, H)->data, &lengths[i], 8);
-        expect_refused(&h, "a header's length", "model.safetensors");
+        expect_refused(&h, "a header's length", "a header of");
     }
+}
+
+/* A header of more than 100 MB that is really there: a file of holes. */
+Test(hostile, header_over_the_cap)
+{
+    cleanup(hf_done) struct hf h;
+    struct source *s = NULL;
+    struct err err = { "" };
+    char dir[64], path[128];
+
+    hf_init(&h);
+    memcpy(hf_file(&h, H)->data, &(uint64_t){ (100u << 20) + 1 }, 8);
+    hf_write(&h, dir);
+    snprintf(path, sizeof(path), "%s/%s", dir, H);
+    cr_assert_eq(truncate(path, 101 << 20), 0);
+    cr_expect_eq(source_open(&s, dir, &err), -EINVAL);
+    cr_expect(strstr(err.msg, "a header of"), "%s", err.msg);
+    hf_remove(&h, dir);
 }
 
 Test(hostile, scales)

