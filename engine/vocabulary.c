@@ -15,7 +15,7 @@
 #define MAX_JSON (100u << 20)
 #define MAX_TOKEN 65535
 #define MAX_TOKENS (1u << 22)
-#define MAX_UNUSED 4096             /* rows of an embedding behind the last token */
+#define MAX_UNUSED 4096             /* ids without a token: rows of an embedding behind the last one, holes */
 #define NO_TOKEN UINT32_MAX
 
 enum token_type { TOKEN_NORMAL = 1, TOKEN_UNKNOWN, TOKEN_CONTROL, TOKEN_USER, TOKEN_UNUSED, TOKEN_BYTE };
@@ -26,7 +26,7 @@ struct reader {
     const char *text;
     struct json_view model, added, merges;
     bool spm;
-    size_t n;
+    size_t n, n_given;              /* ids, and entries of the file; some stand in both of its lists */
     uint32_t *at;                   /* of each token: where its string stands in text */
     uint8_t *types;
     size_t *written;                /* spm: where its text stands in the keys' image, and that text's length */
@@ -117,6 +117,7 @@ static int each_token(struct reader *v, int (*fn)(struct reader *v, struct json_
 static int count_token(struct reader *v, struct json_view token, uint64_t id, struct json_view added)
 {
     v->n = MAX(v->n, id + 1);
+    v->n_given++;
     return 0;
 }
 
@@ -205,9 +206,9 @@ static int place_tokens(struct reader *v, uint64_t n_rows)
     if (!v->n || (n_rows && v->n > n_rows))
         return err_set(v->err, -EINVAL, "tokenizer.json: the highest id, %zu, is not below the %llu rows of the embedding",
                        v->n ? v->n - 1 : 0, (unsigned long long)n_rows);
-    if (n_rows && n_rows - v->n > MAX_UNUSED)
-        return err_set(v->err, -EINVAL, "tokenizer.json: %zu tokens for %llu rows of the embedding", v->n, (unsigned long long)n_rows);
     v->n = MAX(v->n, n_rows);
+    if (v->n > v->n_given + MAX_UNUSED)
+        return err_set(v->err, -EINVAL, "tokenizer.json: %zu tokens for %zu ids", v->n_given, v->n);
     v->at = calloc(v->n, sizeof(*v->at));
     v->types = malloc(v->n);
     if (!v->at || !v->types)

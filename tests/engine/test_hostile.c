@@ -372,6 +372,21 @@ Test(hostile, large_vocabularies)
     }
 }
 
+/* Few tokens for many rows of a narrow embedding: each row would cost more than it has. */
+Test(hostile, far_ids)
+{
+    cleanup(hf_done) struct hf h;
+    char header[1024];
+
+    hf_init(&h);
+    snprintf(header, sizeof(header), "{\"model.embed_tokens.weight\":{\"dtype\":\"BF16\",\"shape\":[1000000,1],"
+             "\"data_offsets\":[0,2000000]}}");
+    hf_weights(hf_file(&h, H), header, 2000000);
+    hf_replace(hf_file(&h, C), "\"vocab_size\":8", "\"vocab_size\":1000000");
+    hf_replace(hf_file(&h, T), "\"id\":6", "\"id\":999999");
+    expect_refused(&h, "far ids", "7 tokens for 1000000 ids");
+}
+
 /* GGUF files that promise more than they hold. */
 Test(hostile, gguf_promises)
 {
