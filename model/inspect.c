@@ -37,7 +37,7 @@ static void warn(struct inspect *in, const char *fmt, ...)
 /* Text from a file: what is not printable ASCII is shown as '?'. */
 static json_t *text_of(struct gguf_string s)
 {
-    char text[96];
+    char text[512];
     size_t n = MIN(s.len, sizeof(text) - 1);
 
     for (size_t i = 0; i < n; i++)
@@ -184,7 +184,8 @@ static int report_sample(struct inspect *in, struct err *err)
 
     for (size_t i = 0; i < n; i++)
         s.of += is_projection(source_tensor_at(in->source, i)->name);
-    step = MAX(1, (s.of + MAX_SAMPLED - 1) / MAX_SAMPLED) | 1;
+    step = MAX(1, (s.of + MAX_SAMPLED - 1) / MAX_SAMPLED);
+    step += step % N_PROJECTIONS == 0;          /* else one kind only, layer after layer */
     progress_begin(&progress, "counting");
     for (size_t i = 0; i < n; i++) {
         const struct source_tensor *t = source_tensor_at(in->source, i);
@@ -245,7 +246,8 @@ static void report_graph(struct inspect *in, const char *why_not)
     const struct model *m = in->model;
 
     json_object_set_new(in->report, "runs", why_not && !*why_not ? json_null() : json_boolean(m));
-    json_object_set_new(in->report, "why_not", m || !why_not || !*why_not ? json_null() : json_string(why_not));
+    json_object_set_new(in->report, "why_not", m || !why_not || !*why_not ? json_null()
+                        : text_of((struct gguf_string){ why_not, strlen(why_not) }));
     if (!m)
         return;
     json_object_set_new(in->report, "graph", json_pack("{s:s, s:s, s:f, s:b, s:b, s:s, s:i}", "activation", acts[m->act],

@@ -23,7 +23,11 @@ int usage_error(const struct verb *v, const char *fmt, ...)
 
 int failure(int r, const struct err *err)
 {
-    fprintf(stderr, "tern-model: %s\n", err && err->msg[0] ? err->msg : strerror(-r));
+    fputs("tern-model: ", stderr);
+    /* Names from a hostile file must not move a terminal's cursor. */
+    for (const char *c = err && err->msg[0] ? err->msg : strerror(-r); *c; c++)
+        fputc((unsigned char)*c < 0x20 || *c == 0x7f ? '?' : *c, stderr);
+    fputc('\n', stderr);
     return TOOL_FAILED;
 }
 
