@@ -1,6 +1,6 @@
 /* Attention: where the positions of a session meet. Keys and values of each row go to its session, turned by position
- * (and rounded, where the model keeps them in few bits); then every (row, head) looks back at what its session holds, in
- * local layers only as far as the window. */
+ * (and rounded, where the model keeps them in few bits); then every (row, head) looks back at what its session holds,
+ * in local layers only as far as the window. */
 #include "engine/forward.h"
 
 #include <string.h>

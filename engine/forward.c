@@ -36,7 +36,8 @@ void forward_tell(const struct forward *f, size_t i, const char *stage, const fl
     f->trace(f->trace_arg, f->layer < f->m->n_layer ? name : stage, f->positions[i], x, n);
 }
 
-void forward_trace(struct forward *f, void (*fn)(void *arg, const char *name, size_t row, const float *x, size_t n), void *arg)
+void forward_trace(struct forward *f, void (*fn)(void *arg, const char *name, size_t row, const float *x, size_t n),
+                   void *arg)
 {
     f->trace = fn;
     f->trace_arg = arg;
@@ -275,7 +276,8 @@ static void add_rows(void *arg, size_t begin, size_t end)
 }
 
 /* x += [norm of] w times what the rows were prepared to. */
-static void project_back(struct forward *f, const char *name, const struct ternary *w, const char *post_name, const float *post_gain)
+static void project_back(struct forward *f, const char *name, const struct ternary *w, const char *post_name,
+                         const float *post_gain)
 {
     size_t n = f->m->n_embd;
 

@@ -13,19 +13,19 @@ static bool head_has_kernel(const struct dense *w)
     return w->type == TENSOR_F16 || w->type == TENSOR_F32 || w->type == TENSOR_Q8_0;
 }
 
-static void head_multiply(const struct forward *f, float *out, size_t stride, const float *x, size_t n, size_t r, size_t n_rows)
+static void head_multiply(const struct forward *f, float *out, size_t stride, const float *x, size_t n, size_t r,
+                          size_t n_rows)
 {
     const struct dense *w = &f->m->head;
     const struct kernels *k = f->kernels;
-    size_t cols = w->cols;
+    size_t cols = w->cols, q8_0_row = cols / Q8_0_BLOCK * Q8_0_BLOCK_BYTES;
 
     if (w->type == TENSOR_F16)
         k->matmul_f16(out, stride, (const uint16_t *)w->w + r * cols, x, f->wide, n, n_rows, cols);
     else if (w->type == TENSOR_F32)
         k->matmul_f32(out, stride, (const float *)w->w + r * cols, x, f->wide, n, n_rows, cols);
     else
-        k->matmul_q8_0(out, stride, (const uint8_t *)w->w + r * (cols / Q8_0_BLOCK * Q8_0_BLOCK_BYTES), x, f->wide, n, n_rows,
-                       cols);
+        k->matmul_q8_0(out, stride, (const uint8_t *)w->w + r * q8_0_row, x, f->wide, n, n_rows, cols);
 }
 
 /* Some rows of the vocabulary for all rows that want logits, whose normed x stand first in h. */
@@ -95,7 +95,7 @@ void head_run(struct forward *f)
         pool_run(f->pool, pool_threads(f->pool), 1, head_lines, f);
 }
 
-/* ---- the vector of a text ----------------------------------------------------------------------------------------- */
+/* ---- the vector of a text ---------------------------------------------------------------------------------------- */
 
 /* Mean of n rows, first row or last row. */
 static void pool_vectors(float *out, const float *rows, size_t n, size_t width, enum pooling how)

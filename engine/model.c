@@ -1,8 +1,8 @@
 /* From a file to a struct model: what its graph has, its sizes, and each tensor checked and named.
  *
- * The architecture's name gives the defaults of a graph; keys say what else there is (the research variants' tern.* keys
- * are described in docs/model-metadata.md); a norm that only some models have is used when its tensor is there. A model
- * is either computed exactly or refused. Tensors that the graph does not use are refused too: they would be biases or
+ * The architecture's name gives the defaults of a graph; keys say what else there is (docs/model-metadata.md describes
+ * the research variants' tern.*); a norm that only some models have is used when its tensor is there. A model is either
+ * computed exactly or refused. Tensors that the graph does not use are refused too: they would be biases or
  * norms that change the answer. */
 #include "engine/source.h"
 
@@ -66,8 +66,8 @@ static int find_graph(struct loader *l, const struct graph **ret)
             snprintf(l->m->architecture, sizeof(l->m->architecture), "%s", graphs[i].name);
             return 0;
         }
-    return err_set(l->err, -EINVAL, "general.architecture %.*s; run are bitnet-b1.58, bitnet-25, bitnet, llama, qwen3 and gemma3",
-                   (int)MIN(arch.len, 64), arch.data);
+    return err_set(l->err, -EINVAL, "general.architecture %.*s; run are bitnet-b1.58, bitnet-25, bitnet, llama, qwen3 and "
+                   "gemma3", (int)MIN(arch.len, 64), arch.data);
 }
 
 static void key_of(const struct loader *l, char key[96], const char *suffix)
@@ -215,11 +215,13 @@ static int read_choice(struct loader *l, const char *key, const char *const name
     return err_set(l->err, -EINVAL, "%s is %.*s, which is nothing that is computed", key, (int)MIN(s.len, 64), s.data);
 }
 
-/* bitnet-b1.58 is also written for 1bitLLM's models, which use SiLU and a SentencePiece vocabulary; no key of theirs says
- * so. */
+/* bitnet-b1.58 is also written for 1bitLLM's models, which use SiLU and a SentencePiece vocabulary; no key of theirs
+ * says so. */
 static int read_activation(struct loader *l, const struct graph *graph)
 {
-    static const char *const names[] = { [ACT_BY_MODEL] = "", [ACT_RELU2] = "relu2", [ACT_SILU] = "silu", [ACT_GELU] = "gelu" };
+    static const char *const names[] = {
+        [ACT_BY_MODEL] = "", [ACT_RELU2] = "relu2", [ACT_SILU] = "silu", [ACT_GELU] = "gelu",
+    };
     struct gguf_string vocabulary = {0};
     unsigned act = graph->act;
     int r;
@@ -241,7 +243,9 @@ static int read_inputs(struct loader *l)
         [QUANT_INT8_ABSMAX] = "int8-absmax", [QUANT_INT4_ABSMEAN] = "int4-absmean", [QUANT_TOP50_INT8] = "top50-int8",
         [QUANT_NONE] = "none",
     };
-    static const char *const names[] = { [INPUT_QKV] = "qkv", [INPUT_O] = "o", [INPUT_GATE_UP] = "gate_up", [INPUT_DOWN] = "down" };
+    static const char *const names[] = {
+        [INPUT_QKV] = "qkv", [INPUT_O] = "o", [INPUT_GATE_UP] = "gate_up", [INPUT_DOWN] = "down",
+    };
     int r;
 
     for (size_t i = 0; i < N_INPUTS; i++) {
@@ -516,8 +520,8 @@ static int refuse_unused(struct loader *l)
 static int load(struct model *m, const struct model_options *options, struct err *err)
 {
     cleanup(freep) bool *used = calloc(source_tensor_count(m->map->source) + 1, sizeof(*used));
-    struct loader l = { .m = m, .options = options, .source = m->map->source, .g = source_keys(m->map->source), .used = used,
-                        .err = err };
+    struct loader l = { .m = m, .options = options, .source = m->map->source, .g = source_keys(m->map->source),
+                        .used = used, .err = err };
     const struct graph *graph = NULL;
     int r;
 
@@ -544,8 +548,8 @@ static int load(struct model *m, const struct model_options *options, struct err
 }
 
 /* path NULL: data. */
-static int model_new(struct model **ret, const char *path, const void *data, size_t size, const struct model_options *options,
-                     struct err *err)
+static int model_new(struct model **ret, const char *path, const void *data, size_t size,
+                     const struct model_options *options, struct err *err)
 {
     static const struct model_options defaults;
     cleanup(model_freep) struct model *m = calloc(1, sizeof(*m));
@@ -572,7 +576,8 @@ int model_open(struct model **ret, const char *path, const struct model_options 
     return model_new(ret, path, NULL, 0, options, err);
 }
 
-int model_open_memory(struct model **ret, const void *data, size_t size, const struct model_options *options, struct err *err)
+int model_open_memory(struct model **ret, const void *data, size_t size, const struct model_options *options,
+                      struct err *err)
 {
     return model_new(ret, NULL, data, size, options, err);
 }

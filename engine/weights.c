@@ -2,8 +2,8 @@
  *
  * A ternary matrix becomes layout A (kernels.h) with one scale, or one a row. I2_S in the canonical order is used where
  * it lies when its rows are whole blocks; anything else is decoded row by row into trits and packed anew. What has more
- * scales than one a row is refused: it could not be computed exactly. Dense matrices stay as they are and are turned into
- * floats a row at a time. */
+ * scales than one a row is refused: it could not be computed exactly. Dense matrices stay as they are and are turned
+ * into floats a row at a time. */
 #include "engine/source.h"
 
 #include <errno.h>
@@ -170,7 +170,7 @@ int dense_load(struct dense *ret, const struct source_tensor *t, struct err *err
     n = t->dims[0] * t->dims[1] / d->block;
     for (size_t i = 0; i < n; i++)
         if (is_endless(d, t->data + i * d->bytes))
-            return tensor_refuse(t, err, d->block > 1 ? "the scale of block %zu is not finite" : "element %zu is not finite", i);
+            return tensor_refuse(t, err, "%s %zu is not finite", d->block > 1 ? "the scale of block" : "element", i);
     *ret = (struct dense){ .w = t->data, .type = t->type, .rows = t->dims[1], .cols = t->dims[0] };
     return 0;
 }
@@ -236,14 +236,14 @@ static int take_block_scale(struct trits *s, size_t r, size_t block, float d, in
     if (d == 0)
         memset(t, 0, n);
     else if (*scale != 0 && d != *scale)
-        return tensor_refuse(s->t, s->err, "block %zu has the scale %g, others of row %zu have %g: one scale a row is what is "
-                             "computed exactly", block, (double)d, r, (double)*scale);
+        return tensor_refuse(s->t, s->err, "block %zu has the scale %g, others of row %zu have %g: one scale a row is what "
+                             "is computed exactly", block, (double)d, r, (double)*scale);
     else
         *scale = d;
     return 0;
 }
 
-/* The n_trits that each of `width` bytes holds in base 3, the first the most significant: all first ones, all second… */
+/* The n_trits that each of `width` bytes holds in base 3, the most significant first: all first ones, all second, … */
 static void decode_base3(const uint8_t *p, size_t width, size_t n_trits, int8_t *t)
 {
     static const uint8_t powers[] = { 1, 3, 9, 27, 81 };
@@ -354,8 +354,9 @@ static int row_master(struct trits *s, size_t r, int8_t *t, float *ret_scale)
 }
 
 static const struct ternary_type ternary_types[] = {
-    { TENSOR_I2_S, row_i2s },       { TENSOR_TQ1_0, row_tq1_0 }, { TENSOR_TQ2_0, row_tq2_0 }, { TENSOR_IQ1_BN, row_iq1_bn },
-    { TENSOR_IQ2_BN, row_iq2_bn },  { TENSOR_HF_U8, row_hf },    { TENSOR_F32, row_master },  { TENSOR_F16, row_master },  { TENSOR_BF16, row_master },
+    { TENSOR_I2_S, row_i2s },       { TENSOR_TQ1_0, row_tq1_0 },   { TENSOR_TQ2_0, row_tq2_0 },
+    { TENSOR_IQ1_BN, row_iq1_bn },  { TENSOR_IQ2_BN, row_iq2_bn }, { TENSOR_HF_U8, row_hf },
+    { TENSOR_F32, row_master },     { TENSOR_F16, row_master },    { TENSOR_BF16, row_master },
 };
 
 /* ---- what is known of a whole tensor before its rows ------------------------------------------------------------ */
@@ -423,8 +424,8 @@ static int measure(struct trits *s, const struct ternary_type **ret)
             return s->t->type == TENSOR_I2_S ? measure_i2s(s) : s->t->type == TENSOR_HF_U8 ? measure_hf(s)
                  : dense_type(s->t->type) ? measure_master(s) : 0;
         }
-    return tensor_refuse(s->t, s->err, "is of type %u; ternary weights are read from I2_S, TQ1_0, TQ2_0, IQ1_BN, IQ2_BN, "
-                         "packed u8 and floats", s->t->type);
+    return tensor_refuse(s->t, s->err, "is of type %u; ternary weights are read from I2_S, TQ1_0, TQ2_0, IQ1_BN, "
+                         "IQ2_BN, packed u8 and floats", s->t->type);
 }
 
 /* ---- packing ---------------------------------------------------------------------------------------------------- */
@@ -499,7 +500,8 @@ static int load_rows(struct trits *s, const struct ternary_type *type, struct te
     return settle_scales(s, w, scales);
 }
 
-int ternary_load(struct ternary *w, const struct source_tensor *t, struct ternary_reading how, struct arena *copies, struct err *err)
+int ternary_load(struct ternary *w, const struct source_tensor *t, struct ternary_reading how, struct arena *copies,
+                 struct err *err)
 {
     struct trits s = { .t = t, .rows = t->dims[1], .cols = t->dims[0], .how = how, .err = err };
     cleanup(freep) float *row = malloc(s.cols * sizeof(*row));

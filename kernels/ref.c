@@ -91,7 +91,8 @@ void ternary_pack(uint8_t *out, const int8_t *t, size_t rows, size_t cols)
                 block = padded;
             }
             for (size_t p = 0; p < 32; p++)
-                out[p] = (uint8_t)((block[p] + 1) << 6 | (block[p + 32] + 1) << 4 | (block[p + 64] + 1) << 2 | (block[p + 96] + 1));
+                out[p] = (uint8_t)((block[p] + 1) << 6 | (block[p + 32] + 1) << 4 | (block[p + 64] + 1) << 2 |
+                                   (block[p + 96] + 1));
         }
 }
 
