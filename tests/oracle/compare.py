@@ -103,7 +103,8 @@ def check_stages(expected, computed, needed):
             off = np.linalg.norm(got - want) / max(np.linalg.norm(want), 1e-30)
             if not off <= REL_L2:
                 at = int(np.argmax(np.abs(got - want)))
-                raise Difference(f"{stage} row {row}: rel L2 {off:.3g}; element {at} is {got[at]:.9g}, expected {want[at]:.9g}")
+                raise Difference(f"{stage} row {row}: rel L2 {off:.3g}; element {at} is {got[at]:.9g}, "
+                                 f"expected {want[at]:.9g}")
             worst = max(worst, off)
     unknown = sorted(set(computed.stages) - set(expected.stages) - {"embedding"})
     if unknown:

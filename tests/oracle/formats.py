@@ -1,9 +1,9 @@
 """How weights lie in files: every packed type and container of the family, written from the layouts' description.
 
-Only writing is done here, numpy arrays to bytes; reading is the engine's. Ternary packers take trits (rows, cols) in -1..1
-and one scale, all but i2_s also one a row. Quantised embeddings are made the other way round, codes and block scales first, so that the values a file
-holds are known exactly; scales have few enough bits for every product to be exact in float32 too. test_writers.py holds
-these to published test vectors."""
+Only writing is done here, numpy arrays to bytes; reading is the engine's. Ternary packers take trits (rows, cols) in
+-1..1 and one scale, all but i2_s also one a row. Quantised embeddings are made the other way round, codes and block
+scales first, so that the values a file holds are known exactly; scales have few enough bits for every product to be
+exact in float32 too. test_writers.py holds these to published test vectors."""
 import json, struct
 import numpy as np
 
@@ -135,7 +135,7 @@ def quantised(kind, rng, rows, cols, step):
         q = rng.integers(n * 256, 0, 64).reshape(n, 2, 4, 32)       # half, quarter of it, l
         scales = rng.integers(n * 16, 8, 32).reshape(n, 2, 4, 2)    # half, quarter, l / 16
         scales *= rng.integers(n * 16, 0, 2).reshape(scales.shape) * 2 - 1
-        ql = np.concatenate([q[:, :, 0] & 15 | (q[:, :, 2] & 15) << 4, q[:, :, 1] & 15 | (q[:, :, 3] & 15) << 4], axis=2)
+        ql = np.concatenate([q[:, :, i] & 15 | (q[:, :, i + 2] & 15) << 4 for i in range(2)], axis=2)
         qh = sum((q[:, :, i] >> 4) << 2 * i for i in range(4))
         packed = np.hstack([ql.reshape(n, 128).astype(np.uint8), qh.reshape(n, 64).astype(np.uint8),
                             scales.reshape(n, 16).astype(np.int8).view(np.uint8), halves(d)])

@@ -55,7 +55,8 @@ class Weights:
         self.units = scales[int(rng.integers(1, 0, len(scales))[0])]
         self.scale = self.units * UNIT
         low, high = (self.units // 2, self.units * 3 // 2) if binary else (self.units * 3 // 4, self.units * 33 // 16)
-        size = np.where(self.trits == 0, rng.integers(rows * cols, 0, self.units // 3), rng.integers(rows * cols, low, high))
+        small, large = rng.integers(rows * cols, 0, self.units // 3), rng.integers(rows * cols, low, high)
+        size = np.where(self.trits == 0, small, large)
         # A unit more or less on enough weights that are clear of every threshold, until the mean is the scale.
         lacking = self.units * size.size - int(np.sum(size))
         at = np.flatnonzero(self.trits)
@@ -71,10 +72,12 @@ class Weights:
         return self.signed * UNIT
 
     def scales(self, how):
-        """What multiplies the trits in a file: "one" the scale; "rows" one a row; "inverse-bf16" what is left of the
-        scale when a file holds its reciprocal as BF16."""
+        """What multiplies the trits in a file: "one" the scale; "rows" one a row, "fine" one a row that needs F32;
+        "inverse-bf16" what is left of the scale when a file holds its reciprocal as BF16."""
         if how == "rows":
             return self.scale * (1 + np.arange(len(self.trits)) % 8 / 8)
+        if how == "fine":
+            return self.scale * (1 + np.arange(len(self.trits)) * 1597 % 4096 / 4096)
         if how == "inverse-bf16":
             return 1 / np.float64(round_bf16(1 / self.scale))
         return self.scale
@@ -143,8 +146,10 @@ class Vocabulary:
                   "special": True} for i, (n, t) in enumerate(zip(self.names, self.types)) if t in (2, 3)]
         plain = {n: i for i, (n, t) in enumerate(zip(self.names, self.types)) if t in (1, 6) or self.spm}
         if self.spm:
-            pairs = [f"{w[:i]} {w[i:]}" for w in SPM_WORDS for i in range(1, len(w)) if w[:i] in plain and w[i:] in plain]
-            model = {"type": "BPE", "unk_token": "<unk>", "fuse_unk": True, "byte_fallback": True, "vocab": plain, "merges": pairs}
+            cuts = [(w[:i], w[i:]) for w in SPM_WORDS for i in range(1, len(w))]
+            pairs = [f"{a} {b}" for a, b in cuts if a in plain and b in plain]
+            model = {"type": "BPE", "unk_token": "<unk>", "fuse_unk": True, "byte_fallback": True, "vocab": plain,
+                     "merges": pairs}
             rest = {"normalizer": {"type": "Sequence", "normalizers": [
                         {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]}, "pre_tokenizer": None,
                     "decoder": {"type": "Sequence", "decoders": [
@@ -154,13 +159,15 @@ class Vocabulary:
             digits = "\\p{N}" if self.pre == "qwen2" else "\\p{N}{1,3}"
             regex = ("(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" + digits +
                      "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+")
-            model = {"type": "BPE", "ignore_merges": self.pre != "qwen2", "byte_fallback": False, "vocab": plain, "merges": MERGES}
+            model = {"type": "BPE", "ignore_merges": self.pre != "qwen2", "byte_fallback": False, "vocab": plain,
+                     "merges": MERGES}
             rest = {"normalizer": {"type": "NFC"} if self.pre == "qwen2" else None,
                     "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
                         {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False},
                         {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}]},
                     "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}}
-        return json.dumps({"version": "1.0", "added_tokens": added, **rest, "post_processor": None, "model": model}).encode()
+        whole = {"version": "1.0", "added_tokens": added, **rest, "post_processor": None, "model": model}
+        return json.dumps(whole).encode()
 
 
 LLAMA = Vocabulary("gpt2", pre="llama-bpe")
@@ -179,8 +186,8 @@ INT4 = "int4-absmean"
 
 
 class Graph:
-    """arch: the file's architecture; norms: those beyond attn_norm and ffn_norm, or with bare the only ones; spec: what differs from Spec's
-    defaults and the common shape; keys: written as they stand; hf: config.json's own members, when it exists there."""
+    """arch: the file's architecture; norms: those beyond attn_norm and ffn_norm, or with bare the only ones; spec:
+    what differs from Spec's defaults and the common shape; keys: written as they stand; hf: config.json's own members, when it exists there."""
 
     def __init__(self, arch, vocabulary, norms=(), tied=True, rope_freqs=False, keys=None, hf=None, bare=False, **spec):
         self.arch, self.vocabulary, self.tied = arch, vocabulary, tied

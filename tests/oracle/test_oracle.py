@@ -107,10 +107,10 @@ ROWS = {
     "b1": [*types(["i2_s"] + EVERY_TERNARY + FLOATS), gguf("exact-f16", "exact-f16"), *LAYOUTS,
            hf("hf autobitlinear"), hf("hf online", masters="bf16")],
     # Values of one scale are small integers times one number, and rounding them to few levels meets exact halves at
-    # every other token: a long run would be a matter of luck. A scale a row ends that.
+    # every other token: a long run would be a matter of luck. A scale a row, all different, ends that.
     "a4.8": [*types(["i2_s", "tq2_0", "iq1_bn"], follow=False), hf("hf autobitlinear", follow=False, floats="f32"),
-             *(gguf(f"{w}, a scale a row", w, scales="rows") for w in ("iq2_bn", "iq1_bn"))],
-    "a4.8-kv4": [*types(["i2_s", "tq1_0"], follow=False), gguf("iq2_bn, a scale a row", "iq2_bn", scales="rows")],
+             gguf("iq2_bn, a scale a row", "iq2_bn", scales="fine")],
+    "a4.8-kv4": [*types(["i2_s", "tq1_0"], follow=False), gguf("iq2_bn, a scale a row", "iq2_bn", scales="fine")],
     "v2-a8": types(["i2_s", "tq2_0", "f16"]),
     "v2": [*types(["i2_s", "tq2_0", "iq2_bn"]), hf("hf autobitlinear")],
     "weight-only": types(["i2_s", "tq2_0", "exact-f16", "f16"]),
