@@ -88,7 +88,7 @@ class Computed:
 
 
 def check_stages(expected, computed, needed):
-    """The largest rel L2 of any stage and row. In the order of the computation, so that the first to differ is named."""
+    """The largest rel L2 of any stage and row. In the order of computation: the first to differ is named."""
     missing = sorted(set(needed) - set(computed.stages))
     if missing:
         raise Difference(f"the engine traces no {', '.join(missing)}")

@@ -1,7 +1,7 @@
 """Tiny seeded models of every graph of the family, and the files that hold them.
 
-All numbers come from splitmix64, so a seed is a model. Weights are kept as trits with a scale, and also as float masters
-whose absolute values sum, exactly and in any order, to the element count times that scale: absmean gives back the same
+All numbers come from splitmix64, so a seed is a model. Weights are kept as trits with a scale, and also as float
+masters whose absolute values sum, exactly and in any order, to the element count times that scale: absmean gives back the same
 trits and scale, so one model can be written as any type in any container and must compute the same bits. Norm gains and
 embeddings are on grids that F16 and BF16 hold exactly."""
 import json, zlib
@@ -187,7 +187,8 @@ INT4 = "int4-absmean"
 
 class Graph:
     """arch: the file's architecture; norms: those beyond attn_norm and ffn_norm, or with bare the only ones; spec:
-    what differs from Spec's defaults and the common shape; keys: written as they stand; hf: config.json's own members, when it exists there."""
+    what differs from Spec's defaults and the common shape; keys: written as they
+    stand; hf: config.json's own members, when the graph exists there."""
 
     def __init__(self, arch, vocabulary, norms=(), tied=True, rope_freqs=False, keys=None, hf=None, bare=False, **spec):
         self.arch, self.vocabulary, self.tied = arch, vocabulary, tied
@@ -234,8 +235,8 @@ GRAPHS = {
     "llama-freqs": Graph("llama", LLAMA, rope_freqs=True, theta=500000.0, activation="silu"),
     "falcon3": Graph("llama", Vocabulary("gpt2", pre="falcon3"), tied=False, n_head=2, n_kv=1, head_dim=256, eps=1e-6,
                      theta=1000042.0, activation="silu", hf=HF_LLAMA),
-    "qwen3-last": Graph("qwen3", QWEN, NORMS_IN | QK, head_dim=128, eps=1e-6, theta=1e6, activation="silu", pooling="last",
-                        hf=HF_QWEN_EMBED),
+    "qwen3-last": Graph("qwen3", QWEN, NORMS_IN | QK, head_dim=128, eps=1e-6, theta=1e6, activation="silu",
+                        pooling="last", hf=HF_QWEN_EMBED),
     "qwen3-mean": Graph("qwen3", QWEN, NORMS_IN | QK, eps=1e-6, theta=1e6, activation="silu", pooling="mean",
                         hf=dict(HF_QWEN_EMBED, head_dim=64)),
     "gemma3-last": Graph("gemma3", SPM, NORMS_IN | QK | GEMMA, n_kv=1, head_dim=128, eps=1e-6, activation="gelu",
@@ -247,7 +248,8 @@ GRAPHS = {
                            rope_shrink=8.0, attn_scale=200 ** -0.5,
                            hf=dict(HF_GEMMA, sliding_window=3, sliding_window_pattern=2, rope_local_base_freq=5000.0,
                                    query_pre_attn_scalar=200, rope_scaling={"rope_type": "linear", "factor": 8.0})),
-    "distill-qwen3": Graph("qwen3", QWEN, QK | BITNET, eps=1e-6, theta=1e6, head_dim=128, activation="silu", hf=HF_QWEN),
+    "distill-qwen3": Graph("qwen3", QWEN, QK | BITNET, eps=1e-6, theta=1e6, head_dim=128, activation="silu",
+                           hf=HF_QWEN),
     "distill-gemma3": Graph("gemma3", SPM, QK | GEMMA | BITNET, n_kv=1, head_dim=128, eps=1e-6, activation="gelu",
                             embd_scale=16.0, hf=dict(HF_GEMMA, architectures=["Gemma3ForCausalLM"])),
     "qwen3-rms": Graph("qwen3", QWEN, QK | NORMS_IN, eps=1e-6, eps_in=1e-3, theta=1e6, activation="silu", hf=HF_QWEN),
@@ -347,7 +349,8 @@ class Tiny:
         keys = {"general.architecture": ("str", g.arch), "general.name": ("str", "tiny-" + self.name),
                 "general.file_type": ("u32", 40), "general.quantization_version": ("u32", 2)}
         keys |= {f"{g.arch}.{k}": ("u32", v) for k, v in sizes.items()}
-        keys |= {f"{g.arch}.attention.layer_norm_rms_epsilon": ("f32", s.eps), f"{g.arch}.rope.freq_base": ("f32", s.theta)}
+        keys |= {f"{g.arch}.attention.layer_norm_rms_epsilon": ("f32", s.eps),
+                 f"{g.arch}.rope.freq_base": ("f32", s.theta)}
         if s.window:
             keys |= {f"{g.arch}.attention.sliding_window": ("u32", s.window),
                      f"{g.arch}.attention.sliding_window_pattern": ("u32", s.pattern),
@@ -484,7 +487,9 @@ class Tiny:
                 else:
                     packed = formats.hf_packed(w.trits)
                     tensors[full + ".weight"] = "U8", packed.shape, packed.tobytes()
-                    value = np.float32(w.scale) if linear_class == "autobitlinear" else np.float32(1) / np.float32(w.scale)
+                    value = np.float32(w.scale)
+                    if linear_class != "autobitlinear":
+                        value = np.float32(1) / value
                     add(full + ".weight_scale", np.array([round_bf16(value) if scale == "bf16" else value]), scale)
         add_norm(prefix + "norm.weight", self.output_norm)
         if "output" in self.ends:
@@ -493,7 +498,8 @@ class Tiny:
             {"model.safetensors": formats.safetensors(tensors)}
         vocabulary = g.vocabulary
         files["config.json"] = json.dumps({**self.config(linear_class, bool(masters)), **(config or {})}).encode()
-        files["generation_config.json"] = json.dumps({"eos_token_id": [vocabulary.eos], "bos_token_id": vocabulary.bos}).encode()
+        files["generation_config.json"] = json.dumps({
+            "eos_token_id": [vocabulary.eos], "bos_token_id": vocabulary.bos}).encode()
         files["tokenizer.json"] = vocabulary.json()
         files["tokenizer_config.json"] = json.dumps({
             "add_bos_token": vocabulary.add_bos, "add_eos_token": vocabulary.add_eos,

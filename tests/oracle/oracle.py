@@ -5,8 +5,8 @@ of its files. A model is arrays (struct below); every product of quantised activ
 integer, and only then scaled, y = sum * (scale * (a / 127)).
 
 Rounding an activation is a choice: where x*s lies very near a half, float32 and float64 may choose differently and the
-two computations are no longer comparable to 1e-5. Ties remembers how near any choice came, so that a test can pick inputs
-for which all choices are clear and say so, instead of loosening its tolerance."""
+two computations are no longer comparable to 1e-5. Ties remembers how near any choice came, so that a test can pick
+inputs for which all choices are clear and say so, instead of loosening its tolerance."""
 import numpy as np
 
 NEAR = 1e-4        # of a step: nearer to a half than this is a tie

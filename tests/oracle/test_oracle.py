@@ -35,8 +35,8 @@ class Row:
 
 def gguf(name, weights="i2_s", embd_type="f16", head_type=None, path="model.gguf", embd="grid", head=None, flags=(),
          permuted=None, scales="one", follow=True, **how):
-    return Row(name, lambda tiny: tiny.gguf(weights, embd=embd_type, head=head_type, permuted=permuted, scales=scales, **how),
-               path, embd, head, flags, permuted, scales, follow)
+    how.update(embd=embd_type, head=head_type, permuted=permuted, scales=scales)
+    return Row(name, lambda tiny: tiny.gguf(weights, **how), path, embd, head, flags, permuted, scales, follow)
 
 
 def hf(name, permuted=None, scales="one", follow=True, **how):
@@ -82,11 +82,13 @@ ROWS = {
     "bitnet": [*types(["i2_s"] + EVERY_TERNARY + ["f16"]), *LAYOUTS,
                *(gguf(f"{w}, .scale", w, scale_tensors=True) for w in ["exact-f16", "tq1_0", "iq2_bn"])],
     "bitnet-tail": [*types(["i2_s", "iq2_bn", "iq1_bn", "f16", "exact-f16"]), *LAYOUTS],
-    "1bitllm": [*types(["i2_s", "f16", "exact-bf16"]), LAYOUTS[1], hf("hf f16 masters", masters="f16", linear_class=None),
+    "1bitllm": [*types(["i2_s", "f16", "exact-bf16"]), LAYOUTS[1],
+                hf("hf f16 masters", masters="f16", linear_class=None),
                 hf("hf f32 masters", masters="f32", floats="f32", linear_class=None)],
     "llama": [
         *types(["i2_s"] + EVERY_TERNARY + ["f16"], **HEADS),
-        gguf("i2_s, half-rotated", permuted=False, keys={"tern.rope": ("str", "half")}, **HEADS), *hf_rows(permuted=False),
+        gguf("i2_s, half-rotated", permuted=False, keys={"tern.rope": ("str", "half")}, **HEADS),
+        *hf_rows(permuted=False),
         gguf("i2_s, weights only", flags=("--weight-only",), **HEADS),
         gguf("tq2_0, weights only", "tq2_0", flags=("--weight-only",), **HEADS),
     ],
