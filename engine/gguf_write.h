@@ -1,5 +1,5 @@
-/* A writer of GGUF v3 files that holds the header only: keys and tensors are declared first, then the tensors' bytes are
- * given in the order declared, however many at a time. The file appears under its name when it is whole.
+/* A writer of GGUF v3 files that holds the header only: keys and tensors are declared first, then the tensors' bytes
+ * are given in the order declared, however many at a time. The file appears under its name when it is whole.
  *
  * What goes wrong while declaring is kept and reported by gguf_writer_begin(). */
 #pragma once

@@ -1,6 +1,7 @@
-/* tern-model convert: a checkpoint of any container as one GGUF file, its ternary weights in another type and its embedding
- * in another precision. Trits and scales are carried over exactly or the conversion is refused; float masters are quantised
- * as when they are run. Keys are copied as they stand, but those that tell how the old file was made. */
+/* tern-model convert: a checkpoint of any container as one GGUF file, its ternary weights in another type and its
+ * embedding in another precision. Trits and scales are carried over exactly or the conversion is refused; float
+ * masters are quantised as when they are run. Keys are copied as they stand, but those that tell how the old file
+ * was made. */
 #include "model/tool.h"
 
 #include <errno.h>
@@ -81,7 +82,8 @@ static int write_ternary(struct convert *c, const struct source_tensor *t)
     if (r < 0)
         return r;
     if (apart && w.row_scales)
-        return err_set(c->err, -EINVAL, "tensor %s: its rows have scales of their own, which one scale tensor cannot hold", name);
+        return err_set(c->err, -EINVAL,
+                       "tensor %s: its rows have scales of their own, which one scale tensor cannot hold", name);
     r = packer_init(&p, name, type_after(c, t), w.cols, w.rows, apart ? 1 : w.scale, w.row_scales, c->err);
     if (r < 0)
         return r;
@@ -230,7 +232,8 @@ static int convert_run(int argc, char **argv)
 }
 
 const struct verb convert_verb = {
-    .name = "convert", .arguments = "[OPTIONS] IN OUT", .summary = "Write a checkpoint as GGUF, in other types if asked",
+    .name = "convert", .arguments = "[OPTIONS] IN OUT",
+    .summary = "Write a checkpoint as GGUF, in other types if asked",
     .help = "IN is a GGUF file, one of a split set, or a directory of safetensors. Trits and scales are carried over\n"
             "exactly; what the new type cannot hold is refused. Float masters become ternary as when they are run.\n"
             "\n  --type TYPE        i2_s, tq1_0, tq2_0, iq1_bn or iq2_bn for ternary weights (default: as they are,\n"

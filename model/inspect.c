@@ -1,6 +1,6 @@
-/* tern-model inspect: what a model file holds, for someone who has never seen one. A report is put together as JSON from
- * keys and tensors, from a sample of the ternary weights, and from what the engine makes of the file; then it is printed as
- * it is, or as text. */
+/* tern-model inspect: what a model file holds, for someone who has never seen one. A report is put together as JSON
+ * from keys and tensors, from a sample of the ternary weights, and from what the engine makes of the file; then it is
+ * printed as it is, or as text. */
 #include "model/tool.h"
 
 #include <errno.h>
@@ -131,8 +131,11 @@ static void report_tensors(struct inspect *in)
     all = source_bytes(in->source);
     row = kind_row(rows, "metadata", "");
     add_to(row, "bytes", all > bytes ? all - bytes : 0);
-    json_array_foreach(rows, i, row)
-        json_object_set_new(row, "share", json_real(all ? (double)json_integer_value(json_object_get(row, "bytes")) / (double)all : 0));
+    json_array_foreach(rows, i, row) {
+        double of_row = (double)json_integer_value(json_object_get(row, "bytes"));
+
+        json_object_set_new(row, "share", json_real(all ? of_row / (double)all : 0));
+    }
     json_object_set_new(in->report, "tensors", rows);
     json_object_set_new(in->report, "parameters", json_integer((json_int_t)elements));
     json_object_set_new(in->report, "ternary_parameters", json_integer((json_int_t)ternary));
@@ -200,14 +203,15 @@ static int report_sample(struct inspect *in, struct err *err)
     progress_end(&progress);
     if (!s.n)
         return 0;
-    json_object_set_new(in->report, "quantisation", json_pack("{s:I, s:I, s:f, s:f, s:f}", "tensors", (json_int_t)s.of, "sampled",
-                        (json_int_t)s.n, "scale_min", s.low, "scale_max", s.high, "zero_share", (double)s.zeros / (double)s.trits));
+    json_object_set_new(in->report, "quantisation", json_pack("{s:I, s:I, s:f, s:f, s:f}", "tensors", (json_int_t)s.of,
+                        "sampled", (json_int_t)s.n, "scale_min", s.low, "scale_max", s.high,
+                        "zero_share", (double)s.zeros / (double)s.trits));
     if (!is_text(string_at(in, "tern.weights"), "binary") && (s.zeros * 5 < s.trits || s.zeros * 5 > s.trits * 3))
-        warn(in, "%.0f %% of the sampled weights are zero; trained models have 20 to 60 %%. The file may have been made from "
-             "weights that were not ternary.", 100 * (double)s.zeros / (double)s.trits);
+        warn(in, "%.0f %% of the sampled weights are zero; trained models have 20 to 60 %%. The file may have been made "
+             "from weights that were not ternary.", 100 * (double)s.zeros / (double)s.trits);
     if (s.high > 10)
-        warn(in, "Scales reach %.3g; trained models stay below 3. The checkpoint may say to multiply where it should say to "
-             "divide.", s.high);
+        warn(in, "Scales reach %.3g; trained models stay below 3. The checkpoint may say to multiply where it should "
+             "say to divide.", s.high);
     return 0;
 }
 
@@ -232,16 +236,20 @@ static void report_tokenizer(struct inspect *in)
     source_get_array(in->source, "tokenizer.ggml.tokens", GGUF_STRING, &tokens, NULL);
     source_get_array(in->source, "tokenizer.ggml.merges", GGUF_STRING, &merges, NULL);
     json_object_set_new(in->report, "tokenizer", json_pack("{s:o, s:o, s:I, s:I, s:o, s:o}",
-                        "model", text_of(string_at(in, "tokenizer.ggml.model")), "pre", pre.data ? text_of(pre) : json_null(),
+                        "model", text_of(string_at(in, "tokenizer.ggml.model")),
+                        "pre", pre.data ? text_of(pre) : json_null(),
                         "tokens", (json_int_t)tokens, "merges", (json_int_t)merges,
-                        "begin", token_at(in, "tokenizer.ggml.bos_token_id"), "end", token_at(in, "tokenizer.ggml.eos_token_id")));
+                        "begin", token_at(in, "tokenizer.ggml.bos_token_id"),
+                        "end", token_at(in, "tokenizer.ggml.eos_token_id")));
 }
 
 static void report_graph(struct inspect *in, const char *why_not)
 {
     static const char *const acts[] = { [ACT_RELU2] = "squared ReLU", [ACT_SILU] = "SiLU", [ACT_GELU] = "GELU" };
-    static const char *const templates[] = { [TEMPLATE_BITNET] = "bitnet", [TEMPLATE_LLAMA3] = "llama3", [TEMPLATE_FALCON3] = "falcon3",
-                                             [TEMPLATE_CHATML] = "chatml", [TEMPLATE_PLAIN] = "plain" };
+    static const char *const templates[] = {
+        [TEMPLATE_BITNET] = "bitnet", [TEMPLATE_LLAMA3] = "llama3", [TEMPLATE_FALCON3] = "falcon3",
+        [TEMPLATE_CHATML] = "chatml", [TEMPLATE_PLAIN] = "plain",
+    };
     static const char *const poolings[] = { "none", "mean", "first", "last" };
     const struct model *m = in->model;
 
@@ -250,20 +258,20 @@ static void report_graph(struct inspect *in, const char *why_not)
                         : text_of((struct gguf_string){ why_not, strlen(why_not) }));
     if (!m)
         return;
-    json_object_set_new(in->report, "graph", json_pack("{s:s, s:s, s:f, s:b, s:b, s:s, s:i}", "activation", acts[m->act],
-                        "rope", m->rope_half ? "half" : "adjacent", "rope_base", (double)m->rope_base,
+    json_object_set_new(in->report, "graph", json_pack("{s:s, s:s, s:f, s:b, s:b, s:s, s:i}",
+                        "activation", acts[m->act], "rope", m->rope_half ? "half" : "adjacent", "rope_base", (double)m->rope_base,
                         "sub_norms", m->layers[0].attn_sub_norm != NULL, "tied", m->embd.w == m->head.w,
                         "pooling", poolings[m->pooling], "kv_bits", (int)m->kv_bits));
-    json_object_set_new(in->report, "template", (size_t)m->template < ARRAY_SIZE(templates) ? json_string(templates[m->template])
-                        : json_null());
+    json_object_set_new(in->report, "template", (size_t)m->template < ARRAY_SIZE(templates)
+                        ? json_string(templates[m->template]) : json_null());
 }
 
 static void report_shape(struct inspect *in)
 {
     static const struct { const char *name, *suffix; } sizes[] = {
         { "layers", "block_count" }, { "width", "embedding_length" }, { "feed_forward", "feed_forward_length" },
-        { "heads", "attention.head_count" }, { "kv_heads", "attention.head_count_kv" }, { "head_width", "attention.key_length" },
-        { "context", "context_length" },
+        { "heads", "attention.head_count" }, { "kv_heads", "attention.head_count_kv" },
+        { "head_width", "attention.key_length" }, { "context", "context_length" },
     };
     json_t *shape = json_object();
 
@@ -291,8 +299,10 @@ static void warn_of_tokenizer(struct inspect *in)
         warn(in, "The file does not say how text is cut before it is tokenized (tokenizer.ggml.pre)%s. Assumed: %s.",
              b158 ? ", as the official 2B4T file does not" : "", b158 ? "llama-bpe" : "by the vocabulary's size");
     if (source_get_string(in->source, "tokenizer.chat_template", &end, NULL) > 0)
-        warn(in, "%s", b158 ? "The chat template in the file is not used: that of the official 2B4T file is a placeholder. Built in: "
-             "\"User: ...<|eot_id|>Assistant: \"." : "The chat template in the file is not run; the built-in one of its family is used.");
+        warn(in, "%s", b158
+             ? "The chat template in the file is not used: that of the official 2B4T file is a placeholder. Built in: "
+               "\"User: ...<|eot_id|>Assistant: \"."
+             : "The chat template in the file is not run; the built-in one of its family is used.");
     source_get_array(in->source, "tokenizer.ggml.tokens", GGUF_STRING, &n, NULL);
     for (uint64_t i = 0; i < n && !eot; i++)
         eot = is_text(gguf_array_string(g, "tokenizer.ggml.tokens", i), "<|eot_id|>");
@@ -300,13 +310,14 @@ static void warn_of_tokenizer(struct inspect *in)
         source_get_u64(in->source, "tokenizer.ggml.eot_token_id", &id, NULL) == 0)
         warn(in, "The file names one end token; answers also end at <|eot_id|>, which is in its vocabulary.");
     if (!strcmp(in->arch, "bitnet-b1.58") && source_get_string(in->source, "tern.activation", &end, NULL) == 0)
-        warn(in, "Architecture bitnet-b1.58 does not say its activation: squared ReLU (Microsoft's 2B4T) with a byte-level "
-             "vocabulary, SiLU (1bitLLM) with SentencePiece.");
+        warn(in, "Architecture bitnet-b1.58 does not say its activation: squared ReLU (Microsoft's 2B4T) with a "
+             "byte-level vocabulary, SiLU (1bitLLM) with SentencePiece.");
 }
 
 static void warn_of_tensors(struct inspect *in)
 {
-    const struct source_tensor *embd = source_tensor(in->source, "token_embd.weight"), *head = source_tensor(in->source, "output.weight");
+    const struct source_tensor *embd = source_tensor(in->source, "token_embd.weight");
+    const struct source_tensor *head = source_tensor(in->source, "output.weight");
     bool masters = false, half_norms = false, ragged = false;
 
     for (size_t i = 0; i < source_tensor_count(in->source); i++) {
@@ -320,13 +331,14 @@ static void warn_of_tensors(struct inspect *in)
         }
     }
     if (masters)
-        warn(in, "The ternary weights are stored as floats and are made ternary when the model is opened, by their mean "
-             "magnitude. Trits of a packed release may differ in some places.");
+        warn(in, "The ternary weights are stored as floats and are made ternary when the model is opened, by their "
+             "mean magnitude. Trits of a packed release may differ in some places.");
     if (half_norms)
-        warn(in, "Norms are stored in F16, where gains below 6e-8 have become 0; some of the 2B4T's are as small as 1e-34.");
+        warn(in, "Norms are stored in F16, where gains below 6e-8 have become 0; some of the 2B4T's are as small as "
+             "1e-34.");
     if (ragged)
-        warn(in, "Rows of ternary weights are not a multiple of %d wide: they are repacked when the model is opened; some "
-             "engines compute such models wrongly.", TERNARY_BLOCK);
+        warn(in, "Rows of ternary weights are not a multiple of %d wide: they are repacked when the model is opened; "
+             "some engines compute such models wrongly.", TERNARY_BLOCK);
     if (embd && head && embd->bytes == head->bytes && !memcmp(embd->data, head->data, embd->bytes))
         warn(in, "output.weight is a copy of token_embd.weight and could be left out.");
 }
@@ -348,9 +360,12 @@ static const char *words(const json_t *o, const char *key)
 static const char *about_architecture(const char *arch)
 {
     static const struct { const char *arch, *about; } known[] = {
-        { "bitnet-b1.58", "BitNet b1.58, with norms inside each layer" }, { "bitnet-25", "BitNet b1.58 2B4T, early files" },
-        { "bitnet", "BitNet b1.58, the 1bitLLM reproductions" }, { "llama", "Llama's graph with ternary weights (Falcon3, Falcon-E, Llama3-1.58)" },
-        { "qwen3", "Qwen3's graph with ternary weights" }, { "gemma3", "Gemma 3's graph with ternary weights" },
+        { "bitnet-b1.58", "BitNet b1.58, with norms inside each layer" },
+        { "bitnet-25", "BitNet b1.58 2B4T, early files" },
+        { "bitnet", "BitNet b1.58, the 1bitLLM reproductions" },
+        { "llama", "Llama's graph with ternary weights (Falcon3, Falcon-E, Llama3-1.58)" },
+        { "qwen3", "Qwen3's graph with ternary weights" },
+        { "gemma3", "Gemma 3's graph with ternary weights" },
     };
 
     for (size_t i = 0; i < ARRAY_SIZE(known); i++)
@@ -377,16 +392,17 @@ static void print_shape(const json_t *report)
 {
     static const char *const counts[] = { "", " thousand", " million", " billion" };
     const json_t *shape = json_object_get(report, "shape"), *graph = json_object_get(report, "graph");
+    const char *arch = words(report, "architecture");
     char all[32], ternary[32];
 
     size_text(all, (double)whole(report, "parameters"), counts);
     size_text(ternary, (double)whole(report, "ternary_parameters"), counts);
     printf("Model\n");
     printf("  name           %s\n", words(report, "name"));
-    printf("  architecture   %s: %s\n", words(report, "architecture"), about_architecture(words(report, "architecture")));
+    printf("  architecture   %s: %s\n", arch, about_architecture(arch));
     printf("  parameters     %s, %s of them ternary (each -1, 0 or 1)\n", all, ternary);
-    printf("  layers         %lld, each %lld wide; feed-forward %lld wide\n", whole(shape, "layers"), whole(shape, "width"),
-           whole(shape, "feed_forward"));
+    printf("  layers         %lld, each %lld wide; feed-forward %lld wide\n", whole(shape, "layers"),
+           whole(shape, "width"), whole(shape, "feed_forward"));
     printf("  attention      %lld heads of %lld, sharing %lld for keys and values\n", whole(shape, "heads"),
            whole(shape, "head_width"), whole(shape, "kv_heads"));
     printf("  context        at most %lld tokens\n", whole(shape, "context"));
@@ -411,7 +427,8 @@ static void print_bytes(const json_t *report)
         size_text(bytes, (double)whole(row, "bytes"), units);
         printf("  %-16s %9s %5.1f %%", words(row, "kind"), bytes, 100 * json_real_value(json_object_get(row, "share")));
         if (whole(row, "tensors"))
-            printf("   %lld tensor%s of type %s", whole(row, "tensors"), whole(row, "tensors") == 1 ? "" : "s", words(row, "type"));
+            printf("   %lld tensor%s of type %s", whole(row, "tensors"), whole(row, "tensors") == 1 ? "" : "s",
+                   words(row, "type"));
         putchar('\n');
     }
 }
@@ -419,13 +436,15 @@ static void print_bytes(const json_t *report)
 static void print_quantisation(const json_t *report)
 {
     const json_t *q = json_object_get(report, "quantisation");
-    double low = json_real_value(json_object_get(q, "scale_min")), high = json_real_value(json_object_get(q, "scale_max"));
+    double low = json_real_value(json_object_get(q, "scale_min"));
+    double high = json_real_value(json_object_get(q, "scale_max"));
 
     if (!q)
         return;
     printf("\nTernary weights (%lld of %lld tensors looked at)\n", whole(q, "sampled"), whole(q, "tensors"));
     printf("  zeros          %.1f %%\n", 100 * json_real_value(json_object_get(q, "zero_share")));
-    printf(low == high ? "  scale          %.4g: what a 1 stands for\n" : "  scales         %.4g to %.4g: what a 1 stands for\n", low, high);
+    printf(low == high ? "  scale          %.4g: what a 1 stands for\n"
+                       : "  scales         %.4g to %.4g: what a 1 stands for\n", low, high);
 }
 
 static void print_text(const json_t *report)
@@ -437,11 +456,12 @@ static void print_text(const json_t *report)
     print_shape(report);
     print_bytes(report);
     print_quantisation(report);
-    printf("\nText\n  tokenizer      %s, %lld tokens, pre-tokenizer %s\n", about_tokenizer(words(t, "model")), whole(t, "tokens"),
-           json_is_string(json_object_get(t, "pre")) ? words(t, "pre") : "not named");
+    printf("\nText\n  tokenizer      %s, %lld tokens, pre-tokenizer %s\n", about_tokenizer(words(t, "model")),
+           whole(t, "tokens"), json_is_string(json_object_get(t, "pre")) ? words(t, "pre") : "not named");
     printf("  begins, ends   %s, %s\n", words(t, "begin"), words(t, "end"));
     printf("  chat template  %s\n", words(report, "template"));
-    printf("\nRuns here        %s%s\n", json_is_null(runs) ? "not tried: the file is very large" : json_is_true(runs) ? "yes" : "no: ",
+    printf("\nRuns here        %s%s\n",
+           json_is_null(runs) ? "not tried: the file is very large" : json_is_true(runs) ? "yes" : "no: ",
            json_is_false(runs) ? words(report, "why_not") : "");
     if (json_array_size(json_object_get(report, "warnings")))
         puts("\nGood to know");

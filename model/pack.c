@@ -67,20 +67,20 @@ int packer_init(struct packer *p, const char *name, enum tensor_type type, size_
     size_t block = type == TENSOR_IQ1_BN || type == TENSOR_IQ2_BN ? 64 : type == TENSOR_I2_S ? 1 : 256;
 
     if (cols % block)
-        return err_set(err, -EINVAL, "tensor %s: its rows of %zu are not whole blocks of %zu, as %s has them; i2_s can hold it",
-                       name, cols, block, type_name(type));
+        return err_set(err, -EINVAL, "tensor %s: its rows of %zu are not whole blocks of %zu, as %s has them; i2_s can "
+                       "hold it", name, cols, block, type_name(type));
     if (type == TENSOR_I2_S && cols * rows % I2_S_BLOCK)
-        return err_set(err, -EINVAL, "tensor %s: its %zu elements are not whole blocks of %d, as I2_S has them", name, cols * rows,
-                       I2_S_BLOCK);
+        return err_set(err, -EINVAL, "tensor %s: its %zu elements are not whole blocks of %d, as I2_S has them", name,
+                       cols * rows, I2_S_BLOCK);
     if (type == TENSOR_I2_S && row_scales)
-        return err_set(err, -EINVAL, "tensor %s: its rows have scales of their own and I2_S has one for all; iq2_bn can hold them",
-                       name);
+        return err_set(err, -EINVAL, "tensor %s: its rows have scales of their own and I2_S has one for all; iq2_bn can hold "
+                       "them", name);
     for (size_t r = 0; half && r < (row_scales ? rows : 1); r++) {
         float s = row_scales ? row_scales[r] : scale;
 
         if (f16_to_f32(f32_to_f16(s)) != s)
-            return err_set(err, -EINVAL, "tensor %s: its scale %.9g is not exact in the 16 bits that %s has; i2_s and iq2_bn can "
-                           "hold it, or --scale-tensors", name, (double)s, type_name(type));
+            return err_set(err, -EINVAL, "tensor %s: its scale %.9g is not exact in the 16 bits that %s has; i2_s and iq2_bn "
+                           "can hold it, or --scale-tensors", name, (double)s, type_name(type));
     }
     *p = (struct packer){ .type = type, .cols = cols, .rows = rows, .scale = scale, .row_scales = row_scales };
     return 0;
@@ -257,7 +257,8 @@ static void block_q5_0(const float *x, uint8_t *out)
     uint32_t high = 0;
 
     for (size_t i = 0; i < 16; i++) {
-        unsigned a = (unsigned)(quantum(x[i], step, -16, 15) + 16), b = (unsigned)(quantum(x[i + 16], step, -16, 15) + 16);
+        unsigned a = (unsigned)(quantum(x[i], step, -16, 15) + 16);
+        unsigned b = (unsigned)(quantum(x[i + 16], step, -16, 15) + 16);
 
         out[6 + i] = (uint8_t)((a & 15) | (b & 15) << 4);
         high |= a >> 4 << i | b >> 4 << (i + 16);
@@ -295,7 +296,11 @@ static uint16_t to_bf16(float f)
 
 size_t pack_floats(enum tensor_type type, const float *x, size_t n, uint8_t *out)
 {
-    static const struct { enum tensor_type type; size_t block, bytes; void (*fn)(const float *x, uint8_t *out); } blocks[] = {
+    static const struct {
+        enum tensor_type type;
+        size_t block, bytes;
+        void (*fn)(const float *x, uint8_t *out);
+    } blocks[] = {
         { TENSOR_Q8_0, 32, 34, block_q8_0 }, { TENSOR_Q6_K, 256, 210, block_q6_k },
         { TENSOR_Q5_0, 32, 22, block_q5_0 }, { TENSOR_Q4_0, 32, 18, block_q4_0 },
     };

@@ -21,8 +21,8 @@ int packer_init(struct packer *p, const char *name, enum tensor_type type, size_
 size_t packer_room(const struct packer *p);        /* bytes that pack_row() may write */
 size_t pack_row(struct packer *p, const int8_t *t, uint8_t *out);        /* t (cols) in -1..1; the bytes written */
 
-/* Floats to F32, F16, BF16, Q8_0, Q6_K, Q5_0 or Q4_0; n a multiple of the type's block. Returns the bytes written, at most
- * 4 * n. Rounded to nearest; of blocks the value of largest magnitude sets the scale. */
+/* Floats to F32, F16, BF16, Q8_0, Q6_K, Q5_0 or Q4_0; n a multiple of the type's block. Returns the bytes written,
+ * at most 4 * n. Rounded to nearest; of blocks the value of largest magnitude sets the scale. */
 size_t pack_floats(enum tensor_type type, const float *x, size_t n, uint8_t *out);
 
 const char *type_name(uint32_t type);               /* "I2_S" */

@@ -1,6 +1,6 @@
-/* tern-model perplexity: how well a model foretells a text. The text is cut into documents at <|endoftext|>, less the
- * white space around them, and documents into windows of the context. Each window begins with BOS where the vocabulary has
- * one, and every token but the first of a window is foretold from those before it. */
+/* tern-model perplexity: how well a model foretells a text. The text is cut into documents at <|endoftext|>, less
+ * the white space around them, and documents into windows of the context. Each window begins with BOS where the
+ * vocabulary has one, and every token but the first of a window is foretold from those before it. */
 #include "model/tool.h"
 
 #include <errno.h>
@@ -127,7 +127,8 @@ static int measure_text(struct measure *m, const char *text, size_t len, struct 
     m->n_text = MAX(len, 1);
     progress_begin(&m->progress, "measuring");
     for (const char *p = text; p < text + len;) {
-        const char *next = memmem(p, (size_t)(text + len - p), separator, strlen(separator)), *end = next ? next : text + len;
+        const char *next = memmem(p, (size_t)(text + len - p), separator, strlen(separator));
+        const char *end = next ? next : text + len;
         size_t n = (size_t)(end - p);
         int r;
 
@@ -198,7 +199,8 @@ static int perplexity_run(int argc, char **argv)
     if (r < 0)
         return failure(r, &err);
     each = m.nats / (double)m.n_scored;
-    printf("perplexity %.4f, %.4f nats/token, %zu tokens, context %zu\n", exp(each), each, m.n_scored, m.session->n_ctx);
+    printf("perplexity %.4f, %.4f nats/token, %zu tokens, context %zu\n", exp(each), each, m.n_scored,
+           m.session->n_ctx);
     return TOOL_OK;
 }
 

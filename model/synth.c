@@ -1,10 +1,10 @@
 /* tern-model synth: a model of a known shape with random weights, for tests and benchmarks.
  *
- * Each tensor's numbers come from its own generator, xoshiro256** seeded by splitmix64 from the seed and the tensor's name,
- * so that the same seed gives the same trits and floats whatever the types they are written in. A row is made, packed and
- * written before the next, so memory does not grow with the model. Scales are exact in 16 bits; they and the norms keep
- * activations near one, so that logits are a few units wide. Shapes: bitnet.md 1.3 to 1.6 and, from 125m to 100b where
- * nothing else is said, the dummy shapes of 5.1. */
+ * Each tensor's numbers come from its own generator, xoshiro256** seeded by splitmix64 from the seed and the
+ * tensor's name, so that the same seed gives the same trits and floats whatever the types they are written in. A row
+ * is made, packed and written before the next, so memory does not grow with the model. Scales are exact in 16 bits;
+ * they and the norms keep activations near one, so that logits are a few units wide. Shapes: bitnet.md 1.3 to 1.6
+ * and, from 125m to 100b where nothing else is said, the dummy shapes of 5.1. */
 #include "model/tool.h"
 
 #include <errno.h>
@@ -120,9 +120,9 @@ static void random_trits(struct random *r, int8_t *t, size_t n)
 static float random_normal(struct random *r)
 {
     uint64_t bits = random_next(r);
-    int sum = (int)(bits & 0xffff) + (int)(bits >> 16 & 0xffff) + (int)(bits >> 32 & 0xffff) + (int)(bits >> 48) - 131070;
+    int sum = (int)(bits & 0xffff) + (int)(bits >> 16 & 0xffff) + (int)(bits >> 32 & 0xffff) + (int)(bits >> 48);
 
-    return (float)sum * (1.7320508f / 65536);
+    return (float)(sum - 131070) * (1.7320508f / 65536);
 }
 
 /* ---- tensors ---------------------------------------------------------------------------------------------------- */
@@ -220,11 +220,13 @@ static int each_tensor(struct synth *s, bool declare)
         { "attn_sub_norm", attn, 1, write_norm, !sub_norms }, { "ffn_sub_norm", h->n_ff, 1, write_norm, !sub_norms },
         { "attn_q", h->n_embd, attn, write_ternary, false },  { "attn_k", h->n_embd, kv, write_ternary, false },
         { "attn_v", h->n_embd, kv, write_ternary, false },    { "attn_output", attn, h->n_embd, write_ternary, false },
-        { "ffn_gate", h->n_embd, h->n_ff, write_ternary, false }, { "ffn_up", h->n_embd, h->n_ff, write_ternary, false },
+        { "ffn_gate", h->n_embd, h->n_ff, write_ternary, false },
+        { "ffn_up", h->n_embd, h->n_ff, write_ternary, false },
         { "ffn_down", h->n_ff, h->n_embd, write_ternary, false },
     };
     const struct kind ends[] = {
-        { "token_embd", h->n_embd, h->n_vocab, write_embedding, false }, { "output_norm", h->n_embd, 1, write_norm, false },
+        { "token_embd", h->n_embd, h->n_vocab, write_embedding, false },
+        { "output_norm", h->n_embd, 1, write_norm, false },
         { "output", h->n_embd, h->n_vocab, write_embedding, h->tied },
     };
     char name[64];
@@ -241,7 +243,8 @@ static int each_tensor(struct synth *s, bool declare)
         else
             snprintf(name, sizeof(name), "blk.%zu.%s.weight", k / ARRAY_SIZE(layer), kind->name);
         if (declare) {
-            gguf_write_tensor(s->w, name, kind->write == write_norm ? TENSOR_F32 : kind->write == write_embedding ? s->embedding
+            gguf_write_tensor(s->w, name, kind->write == write_norm ? TENSOR_F32 : kind->write == write_embedding
+                              ? s->embedding
                               : s->type, kind->cols, kind->rows);
             s->total += kind->cols * kind->rows;
             continue;
@@ -371,7 +374,8 @@ static int find_architecture(const char *name, struct shape *ret)
             ret->arch = names[i];
             return 0;
         }
-    return usage_error(&synth_verb, "unknown architecture '%s'; made are bitnet-b1.58, bitnet-25, bitnet and llama", name);
+    return usage_error(&synth_verb, "unknown architecture '%s'; made are bitnet-b1.58, bitnet-25, bitnet and llama",
+                       name);
 }
 
 static int synth_run(int argc, char **argv)

@@ -36,7 +36,8 @@ int main(int argc, char **argv)
         if (strcmp(verbs[i]->name, argv[0]))
             continue;
         if (argc > 1 && (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h"))) {
-            printf("Usage: tern-model %s %s\n\n%s.\n%s", verbs[i]->name, verbs[i]->arguments, verbs[i]->summary, verbs[i]->help);
+            printf("Usage: tern-model %s %s\n\n%s.\n%s", verbs[i]->name, verbs[i]->arguments, verbs[i]->summary,
+                   verbs[i]->help);
             return TOOL_OK;
         }
         return verbs[i]->run(argc, argv);

@@ -7,7 +7,8 @@
 #include <string.h>
 #include "base/clock.h"
 
-const char *const projections[N_PROJECTIONS] = { "attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down" };
+const char *const projections[N_PROJECTIONS] = { "attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up",
+                                                 "ffn_down" };
 
 int usage_error(const struct verb *v, const char *fmt, ...)
 {

@@ -1,5 +1,5 @@
-/* tern-model: looks at model files, makes them and measures them. One file a verb; tern-model.c has the table. Answers go to
- * stdout, progress and faults to stderr. Exit status: 0 done, 1 it could not be done, 2 wrong usage. */
+/* tern-model: looks at model files, makes them and measures them. One file a verb; tern-model.c has the table.
+ * Answers go to stdout, progress and faults to stderr. Exit status: 0 done, 1 it could not be done, 2 wrong usage. */
 #pragma once
 
 #include "engine/internal.h"

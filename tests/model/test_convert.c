@@ -171,7 +171,8 @@ Test(convert, embeddings)
     }
 }
 
-/* The file `from` with its ternary weights as the floats of masters, or as IQ2_BN whose odd rows have twice the scale. */
+/* The file `from` with its ternary weights as the floats of masters, or as IQ2_BN whose odd rows have twice the
+ * scale. */
 static void write_other(const char *from, const char *to, bool masters)
 {
     cleanup(gguf_writer_freep) struct gguf_writer *w = NULL;
@@ -268,7 +269,8 @@ Test(convert, synth_by_seed)
     cr_expect_str_eq(tiny, GOLDEN_TINY);
 }
 
-/* All the layer kinds that shapes have: widths that are no multiple of 128, heads of 100, heads wider than the model. */
+/* All the layer kinds that shapes have: widths that are no multiple of 128, heads of 100, heads wider than the
+ * model. */
 Test(convert, shapes)
 {
     static const char *const shapes[] = { "125m", "large", "3b", "falcon3-1b" };
@@ -290,7 +292,8 @@ Test(convert, wrong_usage)
     cr_expect_eq(run(&synth_verb, "--shape tiny --embedding i2_s @a"), TOOL_USAGE);
     cr_expect_eq(run(&synth_verb, "--shape tiny --vocab 10 @a"), TOOL_USAGE);
     cr_expect_eq(run(&synth_verb, "--shape tiny --seed -1 @a"), TOOL_USAGE);
-    cr_expect_eq(run(&synth_verb, "--shape 3b --layers 1 --type tq2_0 --vocab 300 @a"), TOOL_FAILED);   /* 8640 = 33.75 * 256 */
+    cr_expect_eq(run(&synth_verb, "--shape 3b --layers 1 --type tq2_0 --vocab 300 @a"),
+                 TOOL_FAILED);   /* 8640 = 33.75 * 256 */
     cr_expect_eq(run(&convert_verb, "@a"), TOOL_USAGE);
     cr_expect_eq(run(&convert_verb, "@a @b"), TOOL_FAILED);
     cr_expect_eq(run(&convert_verb, "--i2s-layout d @a @b"), TOOL_USAGE);

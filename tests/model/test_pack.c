@@ -85,7 +85,8 @@ Test(pack, refuses_what_it_cannot_hold)
 Test(pack, floats)
 {
     static const struct { enum tensor_type type; float tolerance; } kinds[] = {
-        { TENSOR_F32, 0 }, { TENSOR_F16, 5e-4f }, { TENSOR_BF16, 4e-3f }, { TENSOR_Q8_0, 4.1e-3f }, { TENSOR_Q6_K, 3.3e-2f },
+        { TENSOR_F32, 0 },       { TENSOR_F16, 5e-4f },    { TENSOR_BF16, 4e-3f }, { TENSOR_Q8_0, 4.1e-3f },
+        { TENSOR_Q6_K, 3.3e-2f },
         { TENSOR_Q5_0, 6.5e-2f }, { TENSOR_Q4_0, 0.13f },
     };
     float x[512], back[512], zeros[256] = {0};
