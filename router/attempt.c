@@ -136,10 +136,13 @@ struct request_meta request_meta(const struct request *q)
 {
     const struct policy_decision *d = &q->decision;
     const char *model = request_model(q, d->route, d->endpoint);
+    /* What a few first tokens say was never calibrated. */
+    bool early = q->attempt.state == ATTEMPT_RUNNING && !q->judged;
 
     return (struct request_meta) {
         .id = q->id, .route = d->route, .reason = reason_code(d->reason), .model = model ? model : "",
-        .endpoint = request_endpoint(q, d->endpoint), .degraded = d->degraded, .confidence = request_confidence(q),
+        .endpoint = request_endpoint(q, d->endpoint), .degraded = d->degraded,
+        .confidence = early ? NAN : request_confidence(q),
         .created_sec = q->created_sec,
     };
 }
