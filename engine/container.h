@@ -33,20 +33,20 @@ int source_map(struct source *s, const char *dir, const char *name, struct sourc
 /* Put s->tensors in order of name. 0, or -EINVAL: a name stands twice. */
 int source_sort(struct source *s, struct err *err);
 
-/* ---- keys: a GGUF image in memory, without tensors ---------------------------------------------------------------- */
-/* Each appends one key; out of memory is kept in the buf's place and told by keys_done(). Names are of the code's own. */
+/* ---- keys: a GGUF image in memory, without tensors --------------------------------------------------------------- */
+/* Each appends one key; that memory ran out is kept and told by keys_done(). */
 struct keys { struct buf *b; uint64_t n; int error; };
 void keys_init(struct keys *k, struct buf *b);            /* an initialised, empty buf */
 void keys_u32(struct keys *k, const char *name, uint32_t v);
 void keys_f32(struct keys *k, const char *name, float v);
 void keys_bool(struct keys *k, const char *name, bool v);
 void keys_string(struct keys *k, const char *name, const char *s, size_t len);
-void keys_array(struct keys *k, const char *name, enum gguf_type elem, uint64_t count);    /* elements are appended behind */
+void keys_array(struct keys *k, const char *name, enum gguf_type elem, uint64_t count);    /* elements follow */
 void keys_bytes(struct keys *k, const void *data, size_t n);                               /* of an element */
-void keys_text(struct keys *k, const char *s, size_t len);                                 /* an element that is a string */
+void keys_text(struct keys *k, const char *s, size_t len);                            /* a string element */
 int keys_done(struct keys *k);                            /* the image is whole; 0 or -ENOMEM */
 
-/* ---- safetensors.c -------------------------------------------------------------------------------------------------- */
+/* ---- safetensors.c ----------------------------------------------------------------------------------------------- */
 enum safetensor_type { SAFETENSOR_F32, SAFETENSOR_F16, SAFETENSOR_BF16, SAFETENSOR_U8 };
 struct safetensor {
     struct json_view name;
@@ -60,10 +60,10 @@ struct safetensor {
  * malloc'd and points into data. 0, -ENOMEM, -EINVAL with the tensor in *err. */
 int safetensors_read(struct safetensor **ret, size_t *ret_n, const struct source_file *f, struct err *err);
 
-/* ---- huggingface.c: a directory --------------------------------------------------------------------------------------- */
+/* ---- huggingface.c: a directory ---------------------------------------------------------------------------------- */
 int huggingface_read(struct source *s, const char *dir, struct err *err);        /* fills files, image, tensors */
 
-/* ---- vocabulary.c: tokenizer.json ---------------------------------------------------------------------------------- */
+/* ---- vocabulary.c: tokenizer.json -------------------------------------------------------------------------------- */
 /* What other files say about the vocabulary. */
 struct vocabulary_hints {
     uint64_t n_rows;                /* of the embedding: ids above the last token are written as unused; 0: no such */
@@ -71,4 +71,5 @@ struct vocabulary_hints {
 };
 /* Append the tokenizer.ggml.* keys of a tokenizer.json, all but those of end-of-generation tokens. 0, -ENOMEM, -EINVAL
  * with "tokenizer.json: ..." in *err. */
-int vocabulary_read(struct keys *k, const void *data, size_t size, const struct vocabulary_hints *hints, struct err *err);
+int vocabulary_read(struct keys *k, const void *data, size_t size, const struct vocabulary_hints *hints,
+                    struct err *err);

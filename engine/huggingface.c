@@ -1,10 +1,10 @@
 /* A Hugging Face directory, seen as GGUF: config.json becomes keys, tensors get GGUF's names, tokenizer.json becomes a
  * vocabulary (vocabulary.c).
  *
- * Weights are used where they lie in the mapped safetensors. Packed ternary ones (u8) are lent as they are, with the scale
- * that stands beside them and its direction, which only quantization_config.linear_class tells: autobitlinear multiplies,
- * bitlinear divides. Q and K rows are never permuted here, so "tern.rope" is "half". Gemma's norms multiply by one more
- * than the file says; GGUF stores the sum, and so does the copy made here.
+ * Weights are used where they lie in the mapped safetensors. Packed ternary ones (u8) are lent as they are, with the
+ * scale that stands beside them and its direction, which only quantization_config.linear_class tells: autobitlinear
+ * multiplies, bitlinear divides. Q and K rows are never permuted here, so "tern.rope" is "half". Gemma's norms
+ * multiply by one more than the file says; GGUF stores the sum, and so does the copy made here.
  *
  * A tensor that has no name in GGUF keeps its own, for model.c to refuse. Sources: bitnet.md 2.3 and 2.9; Hugging Face
  * transformers' BitNet integration; llama.cpp's converter for the names. */
@@ -87,7 +87,8 @@ static int get_bool(const struct checkpoint *c, struct json_view in, const char 
 }
 
 /* One of n strings: its place among them. */
-static int get_choice(const struct checkpoint *c, struct json_view in, const char *key, const char *const names[], size_t n,
+static int get_choice(const struct checkpoint *c, struct json_view in, const char *key, const char *const names[],
+                      size_t n,
                       size_t *ret)
 {
     struct json_view v;
@@ -303,7 +304,8 @@ static bool is_gemma_gain(const struct checkpoint *c, const char *name)
     static const char ending[] = "_norm.weight";
     size_t len = strlen(name), n = sizeof(ending) - 1;
 
-    return !strcmp(c->family->arch, "gemma3") && len >= n && !strcmp(name + len - n, ending) && !strstr(name, "_sub_norm");
+    return !strcmp(c->family->arch, "gemma3") && len >= n && !strcmp(name + len - n, ending) &&
+           !strstr(name, "_sub_norm");
 }
 
 static int add_one(const struct checkpoint *c, const struct safetensor *from, struct source_tensor *to)
@@ -340,14 +342,16 @@ static int align(struct checkpoint *c, struct source_tensor *t, size_t alignment
 static int add_tensor(struct checkpoint *c, const struct safetensor *from, const char *name)
 {
     static const struct { enum tensor_type type; size_t bytes; } types[] = {
-        [SAFETENSOR_F32] = { TENSOR_F32, 4 }, [SAFETENSOR_F16] = { TENSOR_F16, 2 }, [SAFETENSOR_BF16] = { TENSOR_BF16, 2 },
+        [SAFETENSOR_F32] = { TENSOR_F32, 4 }, [SAFETENSOR_F16] = { TENSOR_F16, 2 }, 
+        [SAFETENSOR_BF16] = { TENSOR_BF16, 2 },
         [SAFETENSOR_U8] = { TENSOR_HF_U8, 1 },
     };
     struct source_tensor *to = &c->s->tensors[c->s->n_tensors++];
     size_t n = MAX(from->n_dims, 1);
 
-    *to = (struct source_tensor){ .name = { arena_strdup(&c->s->copies, name), strlen(name) }, .type = types[from->type].type,
-                                  .n_dims = (uint32_t)n, .dims = { 1, 1, 1, 1 }, .data = from->data, .bytes = from->bytes, .scale = 1 };
+    *to = (struct source_tensor){ .name = { arena_strdup(&c->s->copies, name), strlen(name) },
+                                  .type = types[from->type].type, .n_dims = (uint32_t)n, .dims = { 1, 1, 1, 1 },
+                                  .data = from->data, .bytes = from->bytes, .scale = 1 };
     if (!to->name.data)
         return -ENOMEM;
     for (size_t d = 0; d < n; d++)
@@ -394,7 +398,8 @@ static int check_not_converted(const struct checkpoint *c, const char *theirs, c
             return refuse(c, "modules_to_not_convert", "is no list of modules");
         name[json_view_text(w.value, name)] = '\0';
         if (*name && strstr(theirs, name))
-            return err_set(c->err, -EINVAL, "config.json: modules_to_not_convert names %.64s: all linear layers are run ternary", name);
+            return err_set(c->err, -EINVAL,
+                           "config.json: modules_to_not_convert names %.64s: all linear layers are run ternary", name);
     }
     return 0;
 }
@@ -429,7 +434,8 @@ static int take_tensors(struct checkpoint *c)
     }
     for (size_t i = 0; i < c->s->n_tensors; i++)
         if (c->s->tensors[i].type == TENSOR_HF_U8 && c->s->tensors[i].scale_kind == SCALE_NONE)
-            return err_set(c->err, -EINVAL, "tensor %.*s is packed and has no weight_scale", (int)c->s->tensors[i].name.len,
+            return err_set(c->err, -EINVAL, "tensor %.*s is packed and has no weight_scale",
+                           (int)c->s->tensors[i].name.len,
                            c->s->tensors[i].name.data);
     return 0;
 }
@@ -473,8 +479,10 @@ static int compare_placed(const void *a, const void *b)
     return strcmp(((const struct placed *)a)->tensor, ((const struct placed *)b)->tensor);
 }
 
-/* The tensors of a file are exactly those that the index, when there is one, says it has; the number is checked at the end. */
-static int check_placed(struct checkpoint *c, const char *file, const struct safetensor *t, const struct placed *index, size_t n)
+/* The tensors of a file are exactly those that the index, when there is one, says it has; the number is checked at the
+ * end. */
+static int check_placed(struct checkpoint *c, const char *file, const struct safetensor *t, const struct placed *index,
+                        size_t n)
 {
     char name[256];
     const struct placed want = { .tensor = name }, *found;
@@ -562,7 +570,8 @@ static int read_shards(struct checkpoint *c, struct json_view json)
         return err_set(c->err, -EINVAL, INDEX ": weight_map is missing");
     count = json_view_count(map);
     if (!count || count > MAX_SOURCE_TENSORS)
-        return err_set(c->err, -EINVAL, INDEX ": weight_map has %zu tensors, allowed are 1 to %d", count, MAX_SOURCE_TENSORS);
+        return err_set(c->err, -EINVAL, INDEX ": weight_map has %zu tensors, allowed are 1 to %d", count,
+                       MAX_SOURCE_TENSORS);
     index = calloc(count, sizeof(*index));
     if (!index)
         return -ENOMEM;
@@ -673,7 +682,8 @@ static int write_rope(struct checkpoint *c)
     char key[96];
     int r;
 
-    if ((r = get(c, c->config, "rope_parameters", &parameters)) < 0 || (r = get(c, c->config, "rope_scaling", &scaling)) < 0 ||
+    if ((r = get(c, c->config, "rope_parameters", &parameters)) < 0 ||
+        (r = get(c, c->config, "rope_scaling", &scaling)) < 0 ||
         (r = write_double(c, c->config, "rope_theta", "rope.freq_base")) < 0)
         return r;
     if (!r && (r = write_double(c, parameters, "rope_theta", "rope.freq_base")) < 0)
@@ -694,10 +704,16 @@ static int write_rope(struct checkpoint *c)
 
 static int write_activation(struct checkpoint *c)
 {
-    static const char *const theirs[] = { "relu2", "silu", "gelu_pytorch_tanh" }, *const ours[] = { "relu2", "silu", "gelu" };
+    static const char *const theirs[] = { "relu2", "silu", "gelu_pytorch_tanh" };
+    static const char *const ours[] = { "relu2", "silu", "gelu" };
+    struct json_view said;
     size_t i;
     int r;
 
+    /* The "tern" object's word counts more, and is written with the rest of it. */
+    r = get(c, c->tern, "activation", &said);
+    if (r)
+        return MIN(r, 0);
     r = get_choice(c, c->config, "hidden_act", theirs, ARRAY_SIZE(theirs), &i);
     if (!r)
         r = get_choice(c, c->config, "hidden_activation", theirs, ARRAY_SIZE(theirs), &i);
@@ -720,7 +736,7 @@ static int write_norms(struct checkpoint *c)
     return MIN(r, 0);
 }
 
-/* Newer files list each layer's kind; computed is one period, of all layers but its last seeing a window, or no window. */
+/* Newer files list each layer's kind; computed is one period, all of it but the last seeing a window, or no window. */
 static int write_layer_types(struct checkpoint *c)
 {
     bool gemma = !strcmp(c->family->arch, "gemma3");
@@ -785,9 +801,11 @@ static int write_gemma(struct checkpoint *c)
 static int write_variant(struct checkpoint *c)
 {
     static const struct { const char *from, *to; char kind; } known[] = {
-        { "quant.qkv", "tern.quant.qkv", '"' }, { "quant.o", "tern.quant.o", '"' }, { "quant.gate_up", "tern.quant.gate_up", '"' },
+        { "quant.qkv", "tern.quant.qkv", '"' }, { "quant.o", "tern.quant.o", '"' },
+        { "quant.gate_up", "tern.quant.gate_up", '"' },
         { "quant.down", "tern.quant.down", '"' }, { "hadamard.o", "tern.hadamard.o", 't' },
-        { "hadamard.down", "tern.hadamard.down", 't' }, { "kv_bits", "tern.kv_bits", '0' }, { "weights", "tern.weights", '"' },
+        { "hadamard.down", "tern.hadamard.down", 't' }, { "kv_bits", "tern.kv_bits", '0' },
+        { "weights", "tern.weights", '"' },
         { "norm", "tern.norm", '"' }, { "activation", "tern.activation", '"' },
     };
     struct json_view v;
@@ -827,7 +845,8 @@ static int write_variant(struct checkpoint *c)
 /* A sentence-transformers directory says beside the model how its vectors are pooled. */
 static int write_pooling(struct checkpoint *c)
 {
-    static const char *const modes[] = { "pooling_mode_mean_tokens", "pooling_mode_cls_token", "pooling_mode_lasttoken" };
+    static const char *const modes[] = { "pooling_mode_mean_tokens", "pooling_mode_cls_token",
+                                         "pooling_mode_lasttoken" };
     struct json_view v;
     char key[96];
     bool on;
@@ -916,9 +935,9 @@ static int write_keys(struct checkpoint *c)
     keys_init(&c->keys, &c->s->image);
     keys_string(&c->keys, "general.architecture", c->family->arch, strlen(c->family->arch));
     keys_string(&c->keys, "general.name", name, strlen(name));
-    if ((r = write_sizes(c)) < 0 || (r = write_rope(c)) < 0 || (r = write_activation(c)) < 0 || (r = write_norms(c)) < 0 ||
-        (r = write_gemma(c)) < 0 || (r = write_variant(c)) < 0 || (r = write_pooling(c)) < 0 || (r = write_ids(c)) < 0 ||
-        (r = write_vocabulary(c)) < 0)
+    if ((r = write_sizes(c)) < 0 || (r = write_rope(c)) < 0 || (r = write_activation(c)) < 0 ||
+        (r = write_norms(c)) < 0 || (r = write_gemma(c)) < 0 || (r = write_variant(c)) < 0 ||
+        (r = write_pooling(c)) < 0 || (r = write_ids(c)) < 0 || (r = write_vocabulary(c)) < 0)
         return r;
     r = keys_done(&c->keys);
     return r < 0 ? r : gguf_open(&c->s->keys, c->s->image.data, c->s->image.len, c->err);
@@ -935,7 +954,8 @@ static int read_directory(struct checkpoint *c)
         return r < 0 ? r : err_set(c->err, -EINVAL, "%s: is a directory without config.json, so no model", c->dir);
     if ((r = map_json(c, "generation_config.json", &c->generation)) < 0 ||
         (r = map_json(c, "tokenizer_config.json", &c->tokenizer_config)) < 0 || (r = find_family(c)) < 0 ||
-        (r = read_quantization(c)) < 0 || (r = get(c, c->config, "tern", &c->tern)) < 0 || (r = read_all_weights(c)) < 0 ||
+        (r = read_quantization(c)) < 0 || (r = get(c, c->config, "tern", &c->tern)) < 0 ||
+        (r = read_all_weights(c)) < 0 ||
         (r = take_tensors(c)) < 0 || (r = check_head(c)) < 0)
         return r;
     return write_keys(c);

@@ -320,7 +320,8 @@ bool json_view_u64(struct json_view v, uint64_t *ret)
     uint64_t n = 0;
 
     for (size_t i = 0; i < v.len; i++)
-        if (!is_digit(v.s[i]) || __builtin_mul_overflow(n, 10, &n) || __builtin_add_overflow(n, (uint64_t)(v.s[i] - '0'), &n))
+        if (!is_digit(v.s[i]) || __builtin_mul_overflow(n, 10, &n) ||
+            __builtin_add_overflow(n, (uint64_t)(v.s[i] - '0'), &n))
             return false;
     *ret = n;
     return true;

@@ -2,8 +2,8 @@
  *
  *     u64 header bytes | JSON {"name": {"dtype": "BF16", "shape": [..], "data_offsets": [begin, end]}, ..} | data
  *
- * Offsets count from the data's begin. As the format asks, the tensors cover the data: sorted by place each begins where
- * the one before ended. Source: huggingface/safetensors, README.md, "Format". */
+ * Offsets count from the data's begin. As the format asks, the tensors cover the data: sorted by place each begins
+ * where the one before ended. Source: huggingface/safetensors, README.md, "Format". */
 #include "engine/container.h"
 
 #include <errno.h>
@@ -22,7 +22,8 @@ struct header {
 };
 
 static const struct { const char *name; uint8_t bytes; } types[] = {
-    [SAFETENSOR_F32] = { "F32", 4 }, [SAFETENSOR_F16] = { "F16", 2 }, [SAFETENSOR_BF16] = { "BF16", 2 }, [SAFETENSOR_U8] = { "U8", 1 },
+    [SAFETENSOR_F32] = { "F32", 4 }, [SAFETENSOR_F16] = { "F16", 2 }, [SAFETENSOR_BF16] = { "BF16", 2 },
+    [SAFETENSOR_U8] = { "U8", 1 },
 };
 
 static int refuse(const struct header *h, const struct safetensor *t, const char *why)
@@ -100,7 +101,8 @@ static int check_cover(const struct header *h, const struct safetensor *t, size_
         end += t[i].bytes;
     }
     if (end != h->data + h->bytes)
-        return err_set(h->err, -EINVAL, "%s: %zu bytes behind the last tensor", h->file->name, (size_t)(h->data + h->bytes - end));
+        return err_set(h->err, -EINVAL, "%s: %zu bytes behind the last tensor", h->file->name,
+                       (size_t)(h->data + h->bytes - end));
     return 0;
 }
 
@@ -116,7 +118,8 @@ int safetensors_read(struct safetensor **ret, size_t *ret_n, const struct source
     if (f->size >= sizeof(bytes))
         memcpy(&bytes, f->data, sizeof(bytes));
     if (bytes < MIN_HEADER || bytes > MAX_HEADER || bytes > f->size - sizeof(bytes))
-        return err_set(err, -EINVAL, "%s: not a safetensors file: a header of %llu bytes", f->name, (unsigned long long)bytes);
+        return err_set(err, -EINVAL, "%s: not a safetensors file: a header of %llu bytes", f->name,
+                       (unsigned long long)bytes);
     r = json_view_open(&json, f->data + sizeof(bytes), bytes, f->name, err);
     if (r < 0)
         return r;
@@ -138,7 +141,8 @@ int safetensors_read(struct safetensor **ret, size_t *ret_n, const struct source
         if (json_view_is(w.key, "__metadata__"))
             continue;
         t->name = w.key;
-        if ((r = read_type(&h, t, w.value)) < 0 || (r = read_shape(&h, t, w.value)) < 0 || (r = read_place(&h, t, w.value)) < 0)
+        if ((r = read_type(&h, t, w.value)) < 0 || (r = read_shape(&h, t, w.value)) < 0 ||
+            (r = read_place(&h, t, w.value)) < 0)
             return r;
         n++;
     }

@@ -116,7 +116,8 @@ static int read_split(const struct gguf *g, const char *name, struct split *ret,
             return err_set(err, -EINVAL, "%s: key %s is missing", name, keys[i]);
     }
     if (!ret->count || ret->count > MAX_FILES)
-        return err_set(err, -EINVAL, "%s: split.count is %llu; allowed are 1 to %d", name, (unsigned long long)ret->count, MAX_FILES);
+        return err_set(err, -EINVAL, "%s: split.count is %llu; allowed are 1 to %d", name,
+                       (unsigned long long)ret->count, MAX_FILES);
     return 0;
 }
 
@@ -168,7 +169,8 @@ static int open_parts(struct source *s, const char *path, const struct split *al
         if (r < 0)
             return r;
         if (here.no != i || here.count != all->count || here.tensors != all->tensors)
-            return err_set(err, -EINVAL, "%s: split.no %llu, split.count %llu and split.tensors.count %llu are not those of part %zu",
+            return err_set(err, -EINVAL,
+                           "%s: split.no %llu, split.count %llu and split.tensors.count %llu are not those of part %zu",
                            f.name, (unsigned long long)here.no, (unsigned long long)here.count,
                            (unsigned long long)here.tensors, i + 1);
         r = add_gguf_tensors(s, g, err);
@@ -205,7 +207,8 @@ static int open_gguf(struct source *s, const char *path, struct err *err)
     if (r < 0)
         return r;
     if (split.count > 1 && !path)
-        return err_set(err, -EINVAL, "split.count is %llu: a model in memory must be whole", (unsigned long long)split.count);
+        return err_set(err, -EINVAL, "split.count is %llu: a model in memory must be whole",
+                       (unsigned long long)split.count);
     if (split.count > 1) {
         munmap((void *)s->files[0].data, s->files[0].size);      /* it comes again, in its turn */
         s->n_files = 0;

@@ -2,10 +2,10 @@
  * safetensors. One vocabulary for all: keys and tensors bear GGUF's names (docs/model-metadata.md), so who builds a
  * model from it does not ask where it came from.
  *
- * The files are mapped, read-only and hostile: everything is checked when a source is opened, nothing is allocated for a
- * size that the bytes of the file cannot bear out, and memory beyond the mapping stays below the size of the files.
- * A Hugging Face directory's config.json, generation_config.json and tokenizer.json become GGUF keys, among them, beside
- * the ones every GGUF may have (tern.quant.*, tern.activation, ...):
+ * The files are mapped, read-only and hostile: everything is checked when a source is opened, nothing is allocated for
+ * a size that the bytes of the file cannot bear out, and memory beyond the mapping is bounded by their number.
+ * A Hugging Face directory's config.json, generation_config.json and tokenizer.json become GGUF keys, among them,
+ * beside the ones every GGUF may have (tern.quant.*, tern.activation, ...):
  *
  *     tern.rope                  string  "half": Q and K rows are in Hugging Face's order, also for architecture llama
  *     tern.norm_in.epsilon       f32     of the *_norm_in norms (use_rms_norm), where it is not the model's own
@@ -22,10 +22,10 @@ enum scale_kind { SCALE_NONE, SCALE_MULTIPLY, SCALE_DIVIDE };
 
 struct source_tensor {
     struct gguf_string name;        /* GGUF's name; of a tensor that GGUF has no name for, its own */
-    enum tensor_type type;          /* TENSOR_HF_U8: four rows a byte, row i * dims[1] / 4 + r in bits 2i of packed row r */
+    enum tensor_type type;          /* TENSOR_HF_U8: row i * dims[1] / 4 + r in bits 2i of packed row r */
     uint32_t n_dims;
     uint64_t dims[4];               /* as in struct gguf_tensor; of TENSOR_HF_U8 those of the matrix it stands for */
-    const uint8_t *data;            /* in the mapping, or a copy where that is not aligned; at a multiple of its element */
+    const uint8_t *data;            /* in the mapping, or a copy; at a multiple of its element's size */
     size_t bytes;
     enum scale_kind scale_kind;     /* SCALE_NONE in GGUF, whose scales stand in the data and in .scale tensors */
     float scale;                    /* finite and positive; 1 for SCALE_NONE */
@@ -33,8 +33,8 @@ struct source_tensor {
 
 struct source;
 
-/* Open a file (GGUF; of a split set any part, beside which the others lie) or a directory. 0, -ENOMEM, -errno of a file,
- * -EINVAL with the key, tensor or file at fault in *err. */
+/* Open a file (GGUF; of a split set any part, beside which the others lie) or a directory. 0, -ENOMEM, -errno of a
+ * file, -EINVAL with the key, tensor or file at fault in *err. */
 int source_open(struct source **ret, const char *path, struct err *err);
 /* One GGUF image that begins at a multiple of 8 and outlives the source (borrowed). */
 int source_open_memory(struct source **ret, const void *data, size_t size, struct err *err);
@@ -68,10 +68,10 @@ static inline int source_get_array(const struct source *s, const char *key, enum
 }
 
 const struct source_tensor *source_tensor(const struct source *s, const char *name);      /* NULL: none */
-const struct source_tensor *source_tensor_at(const struct source *s, size_t i);           /* in order of name; NULL: i >= count */
+const struct source_tensor *source_tensor_at(const struct source *s, size_t i);       /* in order of name; or NULL */
 size_t source_tensor_count(const struct source *s);
 size_t source_bytes(const struct source *s);                                              /* of all its files */
-const char *source_container(const struct source *s);                                     /* "GGUF", "GGUF split", "safetensors" */
-/* Write "sha256:<hex>" into ret: of a single file its SHA-256; of several that of the lines "<hex>  <name>\n", in order of
- * name, that sha256sum prints for them. Reads every byte. 0 or -ENOMEM. */
+const char *source_container(const struct source *s);       /* "GGUF", "GGUF split", "safetensors" */
+/* Write "sha256:<hex>" into ret: of a single file its SHA-256; of several that of the lines "<hex>  <name>\n", in order
+ * of name, that sha256sum prints for them. Reads every byte. 0 or -ENOMEM. */
 int source_digest(const struct source *s, char ret[80]);

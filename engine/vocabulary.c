@@ -1,9 +1,9 @@
 /* A tokenizer.json (Hugging Face tokenizers) becomes the tokenizer.ggml.* keys that tokenizer.c builds from.
  *
- * Read are two kinds, both with model.type "BPE". With byte_fallback it is SentencePiece's BPE: pairs merge by the rank of
- * the merge that gives their concatenation, which becomes that token's score, less is worse; a token that no merge gives
- * is unused. Without, it is byte-level, and its pre-tokenizer is known by the text of its regular expression. Anything a
- * file asks for that tokenizer.c would not do exactly is refused by name.
+ * Read are two kinds, both with model.type "BPE". With byte_fallback it is SentencePiece's BPE: pairs merge by the
+ * rank of the merge that gives their concatenation, which becomes that token's score, less is worse; a token that no
+ * merge gives is unused. Without, it is byte-level, and its pre-tokenizer is known by the text of its regular
+ * expression. What else a file asks for is refused by name, but for NFC, which is left to who writes the text.
  *
  * The JSON stays where it is; a token is an offset into it until it is written. */
 #include "engine/container.h"
@@ -84,7 +84,8 @@ static int check_token(const struct reader *v, struct json_view token, struct js
 }
 
 /* Call fn for each token of the vocabulary, then each added one. */
-static int each_token(struct reader *v, int (*fn)(struct reader *v, struct json_view token, uint64_t id, struct json_view added))
+static int each_token(struct reader *v,
+                      int (*fn)(struct reader *v, struct json_view token, uint64_t id, struct json_view added))
 {
     struct json_view vocab, token, id;
     uint64_t n;
@@ -125,7 +126,8 @@ static bool is_byte(struct json_view token)
 {
     static const char hex[] = "0123456789ABCDEFabcdef";
 
-    return token.len == 8 && !memcmp(token.s, "\"<0x", 4) && token.s[6] == '>' && strchr(hex, token.s[4]) && strchr(hex, token.s[5]);
+    return token.len == 8 && !memcmp(token.s, "\"<0x", 4) && token.s[6] == '>' &&
+           strchr(hex, token.s[4]) && strchr(hex, token.s[5]);
 }
 
 /* Gemma's runs of spaces and line ends: added, but merges give them too, and text is to have them. */
@@ -204,7 +206,8 @@ static int place_tokens(struct reader *v, uint64_t n_rows)
     if (r < 0)
         return r;
     if (!v->n || (n_rows && v->n > n_rows))
-        return err_set(v->err, -EINVAL, "tokenizer.json: the highest id, %zu, is not below the %llu rows of the embedding",
+        return err_set(v->err, -EINVAL,
+                       "tokenizer.json: the highest id, %zu, is not below the %llu rows of the embedding",
                        v->n ? v->n - 1 : 0, (unsigned long long)n_rows);
     v->n = MAX(v->n, n_rows);
     if (v->n > v->n_given + MAX_UNUSED)
@@ -364,7 +367,8 @@ static int write_scores(struct reader *v)
         v->order[id] = (uint32_t)id;
     qsort_r(v->order, v->n, sizeof(*v->order), compare_ids, v);
     for (struct json_walk w = json_walk(v->merges); json_walk_next(&w); i++) {
-        uint32_t id = read_merge(v, w.value, &left, &len) < 0 || !left || left == len ? NO_TOKEN : find_token(v, v->token, len);
+        bool two = read_merge(v, w.value, &left, &len) == 0 && left && left < len;
+        uint32_t id = two ? find_token(v, v->token, len) : NO_TOKEN;
 
         if (id == NO_TOKEN)
             return refuse_merge(v, i);
@@ -398,7 +402,8 @@ static int read_step(const struct reader *v, struct json_view step, const char *
     int r;
 
     if (type_is(v, step, "ByteLevel")) {
-        if ((r = get_bool(v, step, "add_prefix_space", &prefix)) < 0 || (r = get_bool(v, step, "use_regex", &own_regex)) < 0)
+        if ((r = get_bool(v, step, "add_prefix_space", &prefix)) < 0 ||
+            (r = get_bool(v, step, "use_regex", &own_regex)) < 0)
             return r;
         if (prefix)
             return refuse(v, "pre_tokenizer: add_prefix_space", "is not done for byte-level vocabularies");
@@ -445,7 +450,7 @@ static int write_pre(struct reader *v, struct json_view root)
     return 0;
 }
 
-/* Byte-level: NFC at most, which tokenizer.c leaves to who writes the text. */
+/* Byte-level: NFC at most. */
 static int check_normalizer(struct reader *v, struct json_view root)
 {
     struct json_view normalizer;
@@ -477,7 +482,8 @@ static int read_spm_normal(const struct reader *v, struct json_view step, bool *
         *prefix = true;
         return 0;
     }
-    if (type_is(v, step, "Replace") && get(v, step, "pattern", &x) == 1 && get(v, x, "String", &x) == 1 && json_view_is(x, " ") &&
+    if (type_is(v, step, "Replace") && get(v, step, "pattern", &x) == 1 && get(v, x, "String", &x) == 1 &&
+        json_view_is(x, " ") &&
         get(v, step, "content", &x) == 1 && json_view_is(x, "\u2581")) {
         *replace = true;
         return 0;
@@ -502,12 +508,16 @@ static int write_spm_spaces(struct reader *v, struct json_view root)
         bool old = true;
 
         r = get(v, step, "prepend_scheme", &scheme);
-        r = r < 0 ? r : r ? !json_view_is(scheme, "never") : get_bool(v, step, "add_prefix_space", &old) < 0 ? -EINVAL : old;
         if (r < 0)
             return r;
-        prefix |= r;
+        if (r)
+            old = !json_view_is(scheme, "never");
+        else if ((r = get_bool(v, step, "add_prefix_space", &old)) < 0)
+            return r;
+        prefix |= old;
         replace = true;
-    } else if (r && !(type_is(v, step, "Split") && get(v, step, "pattern", &scheme) == 1 && get(v, scheme, "String", &scheme) == 1 &&
+    } else if (r && !(type_is(v, step, "Split") && get(v, step, "pattern", &scheme) == 1 &&
+                      get(v, scheme, "String", &scheme) == 1 &&
                       json_view_is(scheme, " ") && replace)) {
         /* A Split at spaces finds none once they are replaced: Gemma's. */
         return refuse(v, "pre_tokenizer", "is not SentencePiece's");
@@ -588,15 +598,17 @@ static int read_all(struct reader *v, const void *data, size_t size, const struc
 
     model = v->spm ? "llama" : "gpt2";
     keys_string(v->k, "tokenizer.ggml.model", model, strlen(model));
-    if ((r = v->spm ? write_spm_spaces(v, root) : check_normalizer(v, root)) < 0 || (r = v->spm ? 0 : write_pre(v, root)) < 0 ||
-        (r = write_added(v, root, hints->config)) < 0 || (r = place_tokens(v, hints->n_rows)) < 0 || (r = write_tokens(v)) < 0 ||
+    if ((r = v->spm ? write_spm_spaces(v, root) : check_normalizer(v, root)) < 0 ||
+        (r = v->spm ? 0 : write_pre(v, root)) < 0 || (r = write_added(v, root, hints->config)) < 0 ||
+        (r = place_tokens(v, hints->n_rows)) < 0 || (r = write_tokens(v)) < 0 ||
         (r = v->spm ? write_scores(v) : write_merges(v)) < 0)
         return r;
     write_types(v);
     return v->k->error ? -ENOMEM : 0;
 }
 
-int vocabulary_read(struct keys *k, const void *data, size_t size, const struct vocabulary_hints *hints, struct err *err)
+int vocabulary_read(struct keys *k, const void *data, size_t size, const struct vocabulary_hints *hints,
+                    struct err *err)
 {
     struct reader *v = calloc(1, sizeof(*v));
     int r;

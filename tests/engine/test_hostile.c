@@ -18,7 +18,7 @@
 #include "tests/engine/gguf_write.h"
 #include "tests/engine/hf_write.h"
 
-/* ---- counting --------------------------------------------------------------------------------------------------- */
+/* ---- counting ---------------------------------------------------------------------------------------------------- */
 
 void *__real_malloc(size_t n);
 void *__real_calloc(size_t n, size_t each);
@@ -91,7 +91,7 @@ static void expect_refused(struct hf *h, const char *name, const char *says)
     cr_expect_lt(peak - before, total + FLOOR, "%s: %zu bytes for files of %zu", name, peak - before, total);
 }
 
-/* ---- texts with one thing changed ------------------------------------------------------------------------------- */
+/* ---- texts with one thing changed -------------------------------------------------------------------------------- */
 
 #define C "config.json"
 #define T "tokenizer.json"
@@ -228,7 +228,7 @@ Test(hostile, nothing_changed)
     source_free(s);
 }
 
-/* ---- lengths that lie, files that are cut ----------------------------------------------------------------------- */
+/* ---- lengths that lie, files that are cut ------------------------------------------------------------------------ */
 
 Test(hostile, header_lengths)
 {
@@ -313,7 +313,7 @@ Test(hostile, every_change)
     }
 }
 
-/* ---- much of something ------------------------------------------------------------------------------------------ */
+/* ---- much of something ------------------------------------------------------------------------------------------- */
 
 static void put_many(struct buf *b, const char *fmt, size_t n)
 {
