@@ -25,6 +25,7 @@ def running_local(d):
 
 
 def test_client_leaves_during_local_answer():
+    worst = 0
     with running() as (d, _):
         for read_first in (False, True):
             for _ in range(5):
@@ -34,7 +35,9 @@ def test_client_leaves_during_local_answer():
                 s.close()
                 left = time.monotonic()
                 wait_for("generation to stop", lambda: running_local(d) == 0, 1, every=0.002)
-                assert time.monotonic() - left < 0.1 * PATIENCE + 0.05
+                worst = max(worst, time.monotonic() - left)
+        print(f"      generation stopped within {1000 * worst:.0f} ms")
+        assert worst < 0.1 * PATIENCE
         wait_for("rows", lambda: len(d.sql("SELECT 1 FROM decisions_v WHERE outcome IN ('cancelled', 'ok')")) == 10)
         assert d.ask("what is 1 + 1").status == 200
 
@@ -49,7 +52,9 @@ def test_client_leaves_during_cloud_answer():
             s.close()
             left = time.monotonic()
             wait_for("the upstream connection to close", lambda: any(e["event"] == "closed" for e in stub.entries()), 2, every=0.002)
-            assert time.monotonic() - left < 0.1 * PATIENCE + 0.05
+            gone = time.monotonic() - left
+            print(f"      {model}: the upstream connection closed within {1000 * gone:.0f} ms")
+            assert gone < 0.1 * PATIENCE
             wait_for("the row", lambda: d.sql("SELECT 1 FROM decisions_v WHERE outcome = 'cancelled'"))
 
 
