@@ -34,6 +34,10 @@ struct config {
         char model[512];           /* "" the built-in one */
         unsigned threads, context, sessions, queue, max_tokens;
         double temperature, top_p;
+        char template[1024];       /* "auto", a name or pieces, engine_template_check() */
+        unsigned i2s_layout;       /* 0 auto, then a, b, c */
+        unsigned activation;       /* enum ffn_act */
+        bool weight_only;
     } engine;
     struct { bool required; struct api_key keys[CONFIG_MAX_KEYS]; size_t n_keys; } auth;
     struct { int level; } log;

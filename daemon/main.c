@@ -422,6 +422,10 @@ static int engine_main(const struct arguments *args)
     e.max_tokens = c->engine.max_tokens;
     e.temperature = c->engine.temperature;
     e.top_p = c->engine.top_p;
+    e.template = c->engine.template;
+    e.i2s_layout = "aabc"[c->engine.i2s_layout];
+    e.activation = (enum ffn_act)c->engine.activation;
+    e.weight_only = c->engine.weight_only;
     r = engine_worker_main(args->fd, &e);
     config_unref(c);
     return r;

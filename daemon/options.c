@@ -7,10 +7,13 @@
 #include <string.h>
 #include "base/log.h"
 #include "daemon/options.h"
+#include "engine/engine.h"
 
 static const char *const mode_words[] = {"auto", "local-only", "cloud-only", "prefer-local", NULL};
 static const char *const label_words[] = {"public", "internal", "private", "secret", NULL};
 static const char *const fault_words[] = {"refuse", "local", NULL};
+static const char *const layout_words[] = {"auto", "a", "b", "c", NULL};
+static const char *const activation_words[] = {"auto", "relu2", "silu", "gelu", NULL};
 static const char *const level_words[] = {"error", "warning", "notice", "info", "debug", NULL};
 
 #define MEMBER(home_, type_, member) \
@@ -82,6 +85,28 @@ const struct config_option options[] = {
               "token."},
     {"engine", "top_p", CONFIG(engine.top_p), .type = OPTION_DOUBLE, .standard = "1", .min = 0.01, .max = 1,
      .about = "Share of the likeliest tokens that local answers are sampled from where the client gives none."},
+    {"engine", "template", CONFIG(engine.template), .type = OPTION_STRING, .standard = "auto",
+     .check = engine_template_check,
+     .example = "{bos} system:\"System: {content}<|eot_id|>\" user:\"User: {content}<|eot_id|>\" "
+                "assistant:\"Assistant: {content}<|eot_id|>\" prompt:\"Assistant: \"",
+     .about = "What the model sees around messages: auto chooses by the model; bitnet, llama3, falcon3, chatml and "
+              "plain are built in; or pieces of your own, each a name, a colon and a text in double quotes.\n"
+              "The pieces are system, user, assistant and tool around a message of that role (one that is missing is "
+              "written as user), prompt before the answer and between for what separates messages. {bos} before them "
+              "begins with the model's first token.\n"
+              "In a piece {content} is the message without blanks at its ends, {verbatim} the message as it is, <NAME> "
+              "a control token of the vocabulary; a backslash and n is a line break, and a backslash makes <, {, a "
+              "quote or another backslash plain. No message can write a control token."},
+    {"engine", "i2s_layout", CONFIG(engine.i2s_layout), .type = OPTION_ENUM, .names = layout_words, .standard = "a",
+     .about = "How a file of type I2_S orders its weights, which it does not say itself: a in "
+              "blocks of 128 as most converters do, b in blocks of 64 as on Arm, c interleaved by four rows; "
+              "auto takes a."},
+    {"engine", "activation", CONFIG(engine.activation), .type = OPTION_ENUM, .names = activation_words,
+     .standard = "auto",
+     .about = "Activation function of the feed-forward layers, for files whose architecture implies a wrong one; auto "
+              "goes by the architecture."},
+    {"engine", "weight_only", CONFIG(engine.weight_only), .type = OPTION_BOOL, .standard = "no",
+     .about = "Yes computes with unquantised activations, for models whose weights alone were trained as ternary."},
 
     {"policy", "mode", ROUTER(policy.mode), .type = OPTION_ENUM, .names = mode_words, .standard = "auto",
      .reload = true,
@@ -453,9 +478,12 @@ static void write_range(char *out, size_t size, const struct config_option *o)
 int option_set(const struct config_option *o, void *home, const char *value, struct err *err)
 {
     char range[160] = "";
+    struct err why;
     int r;
 
     r = parse_value(o, home, value);
+    if (r == 0 && o->check && o->check(value, &why) < 0)
+        return err_set(err, -EINVAL, "%s: %s", o->key, why.msg);
     if (r == 0)
         return 0;
     write_range(range, sizeof(range), o);

@@ -23,6 +23,7 @@ struct config_option {
     bool secret;                   /* its value is never quoted */
     size_t offset, size;           /* the member */
     size_t count_offset;           /* OPTION_LIST: size_t, how many; OPTION_ENUM: bool, was it given; 0: none */
+    int (*check)(const char *value, struct err *err);   /* OPTION_STRING: what else it has to be; NULL: nothing */
     const char *about;             /* the manual's sentence; mdoc has no special meaning in it */
     const char *example;           /* shown where there is no default */
 };

@@ -8,7 +8,10 @@
 
 #include "base/buf.h"
 #include "base/chat.h"
+#include "base/err.h"
 #include "base/frame.h"
+
+enum ffn_act { ACT_BY_MODEL, ACT_RELU2, ACT_SILU, ACT_GELU };
 
 /* What to run; borrowed for the worker's life. */
 struct engine_config {
@@ -22,11 +25,18 @@ struct engine_config {
     double temperature;          /* where the client gave none */
     double top_p;
     bool weight_only;            /* activations are not quantised, for checkpoints that were trained so */
+    char i2s_layout;             /* of I2_S tensors: 'a' (0 too), 'b' or 'c' */
+    enum ffn_act activation;     /* of the feed-forward network */
+    const char *template;        /* what stands around messages, engine_template_check(); NULL or "auto": by the model */
 };
 
 /* Run the worker on the socket `fd` until the peer closes it. Returns the process's exit status: 0 after a clean end,
  * 2 when the model could not be loaded (the reason was sent as ENGINE_FAILED and logged). */
 int engine_worker_main(int fd, const struct engine_config *cfg);
+
+/* Is it "auto", a template's name or a template's text (engine/template.c)? 0, or -EINVAL with *err saying what was
+ * expected where. Whether a vocabulary has its control tokens is known when the model is loaded. */
+int engine_template_check(const char *text, struct err *err);
 
 enum engine_frame {
     /* to the worker */

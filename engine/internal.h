@@ -81,13 +81,14 @@ int textgate_push(struct textgate *g, const char *piece, size_t len, struct buf 
 int textgate_flush(struct textgate *g, struct buf *out);                    /* end of answer: show what was held; 0 or -ENOMEM */
 
 /* ---- template.c ------------------------------------------------------------------------------------------------- */
-enum template_kind { TEMPLATE_BITNET /* 2B4T: "User: …<|eot_id|>Assistant: " */, TEMPLATE_LLAMA3, TEMPLATE_FALCON3, TEMPLATE_CHATML,
-                     TEMPLATE_PLAIN };
-/* Chosen from the architecture and the control tokens the vocabulary has; never from an embedded Jinja text. */
-enum template_kind template_choose(const struct tokenizer *t, const char *architecture);
-/* Append the prompt for `messages` (base/chat.h), ready for the assistant to continue: BOS once, roles as control tokens,
- * contents without special parsing. 0, -ENOMEM, -EINVAL with *err. */
-int template_render(enum template_kind kind, const struct tokenizer *t, const json_t *messages, struct tokens *out, struct err *err);
+/* A template is a name (bitnet, llama3, falcon3, chatml, plain) or a text of pieces, as template.c's head tells. Chosen
+ * from the architecture and the control tokens the vocabulary has; never from an embedded Jinja text. */
+const char *template_choose(const struct tokenizer *t, const char *architecture);
+/* Is it one, and does the vocabulary have what it writes? 0, -ENOMEM, -EINVAL with *err. */
+int template_check(const char *template, const struct tokenizer *t, struct err *err);
+/* Append the prompt for `messages` (base/chat.h), ready for the assistant to continue: roles as control tokens, contents
+ * without special parsing. 0, -ENOMEM, -EINVAL with *err. */
+int template_render(const char *template, const struct tokenizer *t, const json_t *messages, struct tokens *out, struct err *err);
 
 struct source_tensor;                                    /* engine/source.h */
 
@@ -121,7 +122,6 @@ void activation_round(float *x, size_t n, unsigned bits);  /* to symmetric absma
 void activation_gelu_mul(float *out, const float *gate, const float *up, size_t n);   /* tanh's GELU of gate, times up */
 
 /* ---- model.c ---------------------------------------------------------------------------------------------------- */
-enum ffn_act { ACT_BY_MODEL, ACT_RELU2, ACT_SILU, ACT_GELU };
 enum pooling { POOLING_NONE, POOLING_MEAN, POOLING_CLS, POOLING_LAST };          /* GGUF's numbers */
 enum projection_input { INPUT_QKV, INPUT_O, INPUT_GATE_UP, INPUT_DOWN, N_INPUTS };
 
@@ -130,6 +130,7 @@ struct model_options {
     char i2s_layout;                /* 'a' (0 too), 'b' or 'c' */
     bool weight_only;               /* activations are not quantised */
     enum ffn_act act_override;
+    const char *template;           /* instead of template_choose()'s, borrowed; NULL or "auto": that one */
 };
 
 /* A norm that is NULL is not in the graph. */
@@ -158,7 +159,7 @@ struct model {
     const float *output_norm, *rope_freqs;           /* rope_freqs NULL or (rope_dim/2) */
     struct model_layer *layers;
     struct tokenizer *tokenizer;
-    enum template_kind template;
+    const char *template;                            /* for template_render() */
     size_t file_bytes;
     struct model_map *map;                           /* model.c's own: the mapping and repacked copies */
 };

@@ -531,6 +531,12 @@ static int load(struct model *m, const struct model_options *options, struct err
         (r = read_name(&l)) < 0 || (r = tokenizer_new(&m->tokenizer, l.g, err)) < 0 || (r = load_ends(&l)) < 0)
         return r;
     m->template = template_choose(m->tokenizer, m->architecture);
+    if (options->template && strcmp(options->template, "auto") != 0) {
+        m->template = options->template;
+        r = template_check(m->template, m->tokenizer, err);
+        if (r < 0)
+            return r;
+    }
 
     m->layers = copy_room(&l, m->n_layer, sizeof(*m->layers));
     if (!m->layers)

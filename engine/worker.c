@@ -370,7 +370,10 @@ static unsigned count_threads(const struct engine_config *cfg)
 static int load(struct worker *w, struct err *err)
 {
     const struct engine_config *cfg = w->cfg;
-    const struct model_options options = { .weight_only = cfg->weight_only };
+    const struct model_options options = {
+        .i2s_layout = cfg->i2s_layout, .weight_only = cfg->weight_only, .act_override = cfg->activation,
+        .template = cfg->template,
+    };
     int r;
 
     if (!kernels_get(err))

@@ -246,10 +246,6 @@ static void report_tokenizer(struct inspect *in)
 static void report_graph(struct inspect *in, const char *why_not)
 {
     static const char *const acts[] = { [ACT_RELU2] = "squared ReLU", [ACT_SILU] = "SiLU", [ACT_GELU] = "GELU" };
-    static const char *const templates[] = {
-        [TEMPLATE_BITNET] = "bitnet", [TEMPLATE_LLAMA3] = "llama3", [TEMPLATE_FALCON3] = "falcon3",
-        [TEMPLATE_CHATML] = "chatml", [TEMPLATE_PLAIN] = "plain",
-    };
     static const char *const poolings[] = { "none", "mean", "first", "last" };
     const struct model *m = in->model;
 
@@ -262,8 +258,7 @@ static void report_graph(struct inspect *in, const char *why_not)
                         "activation", acts[m->act], "rope", m->rope_half ? "half" : "adjacent", "rope_base", (double)m->rope_base,
                         "sub_norms", m->layers[0].attn_sub_norm != NULL, "tied", m->embd.w == m->head.w,
                         "pooling", poolings[m->pooling], "kv_bits", (int)m->kv_bits));
-    json_object_set_new(in->report, "template", (size_t)m->template < ARRAY_SIZE(templates)
-                        ? json_string(templates[m->template]) : json_null());
+    json_object_set_new(in->report, "template", json_string(m->template));
 }
 
 static void report_shape(struct inspect *in)

@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include "base/log.h"
 #include "daemon/options.h"
+#include "engine/engine.h"
 
 /* Any struct that options live in. */
 union home { struct config c; struct router_config r; struct cloud_endpoint e; struct api_key k; };
@@ -189,6 +190,10 @@ Test(config, all_kinds_of_values)
         "[engine]\n"
         "temperature = 0.7\n"
         "threads = 2\n"
+        "template = {bos} user:\"U: {content}\\n\" prompt:\"A: \"\n"
+        "i2s_layout = c\n"
+        "activation = silu\n"
+        "weight_only = yes\n"
         "[policy]\n"
         "offline = Yes\n"
         "deadline = 2min\n"
@@ -219,6 +224,8 @@ Test(config, all_kinds_of_values)
     cr_expect_eq(c->listen.header_timeout_msec, 1500);
     cr_expect_float_eq(c->router->default_temperature, 0.7, 1e-12);
     cr_expect_eq(c->engine.threads, 2);
+    cr_expect_str_eq(c->engine.template, "{bos} user:\"U: {content}\\n\" prompt:\"A: \"");
+    cr_expect(c->engine.i2s_layout == 3 && c->engine.activation == ACT_SILU && c->engine.weight_only);
     cr_expect(c->router->offline && !c->router->audit_or_refuse);
     cr_expect_eq(c->router->cloud.n_endpoints, 2);
     cr_expect_str_eq(e[0].policy.name, "one");
@@ -313,6 +320,10 @@ Test(config, errors_say_where)
     bad("[policy]\nthreshold = nan\n", "threshold: \"nan\" is not accepted; expected 0 to 1");
     bad("[listen]\ntcp = 0.0.0.0:80\n", "not a loopback address");
     bad("[listen]\ntcp = 127.0.0.1\n", "is not ADDRESS:PORT");
+    bad("[engine]\n\ntemplate = user:\"{contents}\"\n",
+        "/tern.conf:3: template: byte 7: expected {content} or {verbatim}");
+    bad("[engine]\ntemplate = lama3\n", "/tern.conf:2: template: expected auto, bitnet, llama3");
+    bad("[engine]\ni2s_layout = d\n", "/tern.conf:2: i2s_layout: \"d\" is not accepted; expected auto, a, b or c");
     bad("[listen]\nunix = here.sock\n", "expected an absolute path");
 }
 

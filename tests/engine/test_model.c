@@ -30,7 +30,7 @@ Test(model, nano)
     cr_expect_str_eq(m->architecture, "bitnet-b1.58");
     cr_expect(m->n_embd == 256 && m->n_ff == 768 && m->n_layer == 4 && m->n_head == 4 && m->n_kv == 2 && m->head_dim == 64);
     cr_expect(m->n_vocab == 2048 && m->n_ctx == 512 && m->rope_dim == 64 && m->rope_half && m->act == ACT_RELU2);
-    cr_expect(m->template == TEMPLATE_BITNET && m->embd.type == TENSOR_F16 && m->head.w == m->embd.w);
+    cr_expect(strcmp(m->template, "bitnet") == 0 && m->embd.type == TENSOR_F16 && m->head.w == m->embd.w);
     cr_expect(m->layers[3].ffn_sub_norm && m->layers[0].attn_sub_norm);
 
     /* sha256sum models/tern-nano.gguf */

@@ -53,9 +53,9 @@ static size_t count_controls(const struct tokens *ids)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     /* Of each template: control tokens of the whole, of a message, and more of an answer. */
-    static const struct { size_t whole, message, answer; } adds[] = {
-        [TEMPLATE_BITNET] = { 1, 1, 0 }, [TEMPLATE_LLAMA3] = { 3, 3, 0 }, [TEMPLATE_FALCON3] = { 1, 0, 1 },
-        [TEMPLATE_CHATML] = { 2, 2, 0 }, [TEMPLATE_PLAIN] = { 1, 0, 0 },
+    static const struct { const char *name; size_t whole, message, answer; } adds[] = {
+        { "bitnet", 1, 1, 0 }, { "llama3", 3, 3, 0 }, { "falcon3", 1, 0, 1 },
+        { "chatml", 2, 2, 0 }, { "plain", 1, 0, 0 },
     };
     static struct tokenizer *t;
     cleanup(chat_request_freep) struct chat_request *r = NULL;
@@ -71,10 +71,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (!chat_request_from_json(&r, body, &err)) {
         json_array_foreach(r->messages, i, message)
             answers += !strcmp(json_string_value(json_object_get(message, "role")), "assistant");
-        for (int kind = 0; kind <= TEMPLATE_PLAIN; kind++) {
+        for (size_t kind = 0; kind < ARRAY_SIZE(adds); kind++) {
             struct tokens ids = { 0 };
 
-            if (!template_render((enum template_kind)kind, t, r->messages, &ids, &err) &&
+            if (!template_render(adds[kind].name, t, r->messages, &ids, &err) &&
                 count_controls(&ids) != adds[kind].whole + adds[kind].message * json_array_size(r->messages) +
                                         adds[kind].answer * answers)
                 abort();
