@@ -1,6 +1,6 @@
 /* A generated token as bytes, for ENGINE_TOKEN. Host order: both ends are the same executable.
  *
- *     u32 id | f32 logprob, margin, entropy | u32 piece_len, text_len, n_top | piece | text
+ *     u32 id | f32 logprob, margin, entropy | u32 piece_len, text_len, channel, n_top | piece | text
  *     then for each alternative: u32 id | f32 logprob | u32 piece_len | piece
  *
  * The reader believes no length: the engine holds text from outside and may be made to misbehave. */
@@ -9,12 +9,12 @@
 
 #include "engine/engine.h"
 
-struct head { uint32_t id; float logprob, margin, entropy; uint32_t piece_len, text_len, n_top; };
+struct head { uint32_t id; float logprob, margin, entropy; uint32_t piece_len, text_len, channel, n_top; };
 struct alternative { uint32_t id; float logprob; uint32_t piece_len; };
 
 int engine_token_encode(struct buf *out, const struct engine_token *t)
 {
-    struct head h = { t->id, t->logprob, t->margin, t->entropy, t->piece_len, t->text_len, t->n_top };
+    struct head h = { t->id, t->logprob, t->margin, t->entropy, t->piece_len, t->text_len, t->channel, t->n_top };
     size_t start = out->len;
     int r;
 
@@ -62,7 +62,8 @@ int engine_token_decode(struct engine_token *ret, const uint8_t *data, size_t le
     if (!p)
         return -EPROTO;
     memcpy(&h, p, sizeof(h));
-    if (h.n_top > CHAT_MAX_TOP_LOGPROBS || !isfinite(h.logprob) || !isfinite(h.margin) || !isfinite(h.entropy))
+    if (h.channel > ANSWER_TOOL_ARGUMENTS || h.n_top > CHAT_MAX_TOP_LOGPROBS || !isfinite(h.logprob) ||
+        !isfinite(h.margin) || !isfinite(h.entropy))
         return -EPROTO;
     t.id = h.id;
     t.logprob = h.logprob;
@@ -72,6 +73,7 @@ int engine_token_decode(struct engine_token *ret, const uint8_t *data, size_t le
     t.piece = take(&c, h.piece_len);
     t.text_len = h.text_len;
     t.text = take(&c, h.text_len);
+    t.channel = h.channel;
     t.n_top = h.n_top;
     for (size_t i = 0; i < h.n_top; i++) {
         struct alternative a;
@@ -93,6 +95,7 @@ const char *engine_finish_name(enum engine_finish f)
 {
     static const char *const names[] = {
         [FINISH_STOP] = "stop", [FINISH_LENGTH] = "length", [FINISH_CANCELLED] = "cancelled", [FINISH_ERROR] = "error",
+        [FINISH_TOOL_CALLS] = "tool_calls",
     };
 
     return (size_t)f < ARRAY_SIZE(names) ? names[f] : "error";

@@ -9,7 +9,8 @@ static struct engine_token sample(void)
 {
     return (struct engine_token){
         .id = 128009, .logprob = -0.25f, .margin = 3.5f, .entropy = 0.5f, .piece = "\xf0\x9f", .piece_len = 2,
-        .text = "so far", .text_len = 6, .n_top = 2, .top = { { 1, -0.25f, "a", 1 }, { 7, -9999, "", 0 } },
+        .text = "so far", .text_len = 6, .channel = ANSWER_TOOL_ARGUMENTS, .n_top = 2,
+        .top = { { 1, -0.25f, "a", 1 }, { 7, -9999, "", 0 } },
     };
 }
 
@@ -22,6 +23,7 @@ Test(message, there_and_back)
     cr_assert_eq(engine_token_decode(&u, b.data, b.len), 0);
     cr_expect(u.id == t.id && u.logprob == t.logprob && u.margin == t.margin && u.entropy == t.entropy);
     cr_expect(u.piece_len == 2 && memcmp(u.piece, t.piece, 2) == 0);
+    cr_expect_eq(u.channel, ANSWER_TOOL_ARGUMENTS);
     cr_expect(u.text_len == 6 && memcmp(u.text, t.text, 6) == 0);
     cr_expect(u.n_top == 2 && u.top[0].id == 1 && u.top[0].logprob == -0.25f && u.top[0].piece_len == 1);
     cr_expect(*u.top[0].piece == 'a' && u.top[1].id == 7 && u.top[1].logprob == -9999 && u.top[1].piece_len == 0);
@@ -69,6 +71,7 @@ Test(message, hostile)
                 continue;
             cr_assert((const uint8_t *)u.piece >= data && (const uint8_t *)u.piece + u.piece_len <= data + b.len);
             cr_assert((const uint8_t *)u.text >= data && (const uint8_t *)u.text + u.text_len <= data + b.len);
+            cr_assert_leq(u.channel, ANSWER_TOOL_ARGUMENTS);
             cr_assert_leq(u.n_top, CHAT_MAX_TOP_LOGPROBS);
             for (size_t k = 0; k < u.n_top; k++)
                 cr_assert((const uint8_t *)u.top[k].piece + u.top[k].piece_len <= data + b.len);
@@ -97,5 +100,6 @@ Test(message, finish_names)
     cr_expect_str_eq(engine_finish_name(FINISH_LENGTH), "length");
     cr_expect_str_eq(engine_finish_name(FINISH_CANCELLED), "cancelled");
     cr_expect_str_eq(engine_finish_name(FINISH_ERROR), "error");
+    cr_expect_str_eq(engine_finish_name(FINISH_TOOL_CALLS), "tool_calls");
     cr_expect_str_eq(engine_finish_name((enum engine_finish)77), "error");
 }
