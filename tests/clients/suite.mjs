@@ -1,0 +1,40 @@
+// What the clients' files share. A file describes one client as features, each a function that is given a route and
+// throws when something is not as it should be; run() calls them for both routes and prints a JSON line each:
+//     {"client":"ollama","version":"0.6.4","route":"local","feature":"chat","ok":true,"ms":12}
+// tests/system/test_clients.py collects the lines of all files and table.py, which has the list of features, makes
+// docs/compatibility.md of them. A feature that a file does not have is not in that client's API.
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+
+// Of the package as it is installed.
+export const version = (name) =>
+  JSON.parse(readFileSync(new URL(`node_modules/${name}/package.json`, import.meta.url))).version;
+
+// Where ternd listens, without a path.
+export const base = process.argv[2];
+
+// One route: the name of the model that goes there and nowhere else, and a check on an answer's headers.
+const route = (name, model) => ({
+  name,
+  model,
+  check: (headers) => assert.equal(headers.get("x-tern-route"), name),
+});
+export const routes = [route("local", "tern-nano"), route("cloud", "main")];
+
+export async function run(client, features) {
+  let failed = 0;
+  for (const r of routes)
+    for (const [feature, fn] of Object.entries(features)) {
+      const began = performance.now();
+      const line = { client, version: version(client), route: r.name, feature, ok: true };
+      try {
+        await fn(r);
+      } catch (e) {
+        failed++;
+        line.ok = false;
+        line.why = String(e?.stack ?? e);
+      }
+      console.log(JSON.stringify({ ...line, ms: Math.round(performance.now() - began) }));
+    }
+  process.exit(failed ? 1 : 0);
+}
