@@ -1,11 +1,11 @@
 /* From a client's JSON to struct chat_request and back. Plain numbers are rows of one table, read and written by the
- * same two loops; what has a shape of its own (messages, stop, stream_options) has a function. Faults name the member
- * by its path and never quote its text. */
+ * same two loops; what has a shape of its own (messages, stop, stream_options) has a function; tools and formats
+ * are chat_tools.c's. Faults name the member by its path and never quote its text. */
 #include <errno.h>
 #include <limits.h>
 #include <string.h>
 #include "base/buf.h"
-#include "base/chat.h"
+#include "base/chat_tools.h"
 
 static const struct { const char *name; size_t offset; double min, max; } numbers[] = {
     {"temperature",       offsetof(struct chat_params, temperature),       0.0, 2.0},
@@ -29,6 +29,7 @@ struct chat_request *chat_request_new(void)
         return NULL;
     r->params.max_tokens = r->params.top_k = -1;
     r->params.seed = -1;
+    r->parallel_tool_calls = -1;
     for (size_t i = 0; i < ARRAY_SIZE(numbers); i++)
         *number_at(&r->params, i) = NAN;
     return r;
@@ -41,17 +42,21 @@ void chat_request_free(struct chat_request *r)
     for (size_t i = 0; i < r->params.n_stop; i++)
         free(r->params.stop[i]);
     json_decref(r->messages);
+    chat_tools_done(r);
     free(r->model);
     free(r);
 }
 
 size_t chat_content_bytes(const json_t *messages)
 {
-    size_t i, n = 0;
-    json_t *m;
+    size_t i, k, n = 0;
+    json_t *m, *call;
 
-    json_array_foreach(messages, i, m)
+    json_array_foreach(messages, i, m) {
         n += json_string_length(json_object_get(m, "content"));
+        json_array_foreach(json_object_get(m, "tool_calls"), k, call)
+            n += json_string_length(json_object_get(json_object_get(call, "function"), "arguments"));
+    }
     return n;
 }
 
@@ -64,6 +69,18 @@ const char *chat_last_user(const json_t *messages)
         if (role && strcmp(role, "user") == 0)
             return json_string_value(json_object_get(m, "content"));
     }
+    return NULL;
+}
+
+/* Is it a kind of part that OpenAI's API knows, and nothing here can read? Its name, static, or NULL. */
+static const char *part_unsupported(const char *type)
+{
+    static const char *const kinds[] = {"image_url", "input_image", "image", "input_audio", "audio", "file", "input_file",
+                                        "video_url", "refusal"};
+
+    for (size_t i = 0; type && i < ARRAY_SIZE(kinds); i++)
+        if (strcmp(type, kinds[i]) == 0)
+            return kinds[i];
     return NULL;
 }
 
@@ -81,6 +98,9 @@ static int parts_join(json_t **ret, const json_t *parts, size_t at, struct err *
 
         if (!json_is_object(part))
             return err_set(err, -EINVAL, "messages[%zu].content[%zu]: expected an object", at, i);
+        if (part_unsupported(type))
+            return err_set(err, -EINVAL, "messages[%zu].content[%zu].type: %s is not supported; only text is", at, i,
+                           part_unsupported(type));
         if (!type || strcmp(type, "text") != 0)
             return err_set(err, -EINVAL, "messages[%zu].content[%zu].type: only text is supported", at, i);
         if (!json_is_string(s))
@@ -128,32 +148,44 @@ static const char *role_read(const json_t *message)
     return NULL;
 }
 
-/* A normalised copy of one message; members that are passed on are shared with the original. */
+/* A normalised copy of one message. */
 static int message_read(json_t **ret, json_t *message, size_t at, struct err *err)
 {
-    const json_t *calls = json_object_get(message, "tool_calls");
-    cleanup(json_decrefp) json_t *m = NULL;
-    const char *role, *ignored;
+    cleanup(json_decrefp) json_t *m = json_object(), *calls = NULL;
+    const char *role, *name = NULL, *id = NULL;
     json_t *content = NULL;
     struct err why;
     int r;
 
+    if (!m)
+        return -ENOMEM;
     if (!json_is_object(message))
         return err_set(err, -EINVAL, "messages[%zu]: expected an object", at);
     role = role_read(message);
     if (!role)
         return err_set(err, -EINVAL, "messages[%zu].role: expected system, developer, user, assistant or tool", at);
-    if (calls && !json_is_null(calls) && !json_is_array(calls))
-        return err_set(err, -EINVAL, "messages[%zu].tool_calls: expected an array", at);
-    if (json_read_string(message, "name", &ignored, &why) < 0 ||
-        json_read_string(message, "tool_call_id", &ignored, &why) < 0)
+    if (json_read_string(message, "name", &name, &why) < 0 || json_read_string(message, "tool_call_id", &id, &why) < 0)
         return err_set(err, -EINVAL, "messages[%zu].%s", at, why.msg);
-    r = content_read(&content, message, strcmp(role, "assistant") == 0 && json_array_size(calls) > 0, at, err);
+    if (strcmp(role, "tool") == 0 && (!id || !*id || strlen(id) > CHAT_MAX_CALL_ID))
+        return err_set(err, -EINVAL, "messages[%zu].tool_call_id: expected a string of 1 to %d bytes", at,
+                       CHAT_MAX_CALL_ID);
+    r = chat_calls_read(&calls, message, at, err);
+    if (r < 0)
+        return r;
+    if (calls && strcmp(role, "assistant") != 0)
+        return err_set(err, -EINVAL, "messages[%zu].tool_calls: only the assistant calls tools", at);
+    r = content_read(&content, message, calls, at, err);
     if (r < 0)
         return r;
 
-    m = json_copy(message);
-    if (json_object_set_new(m, "content", content) < 0 || json_object_set_new(m, "role", json_string(role)) < 0)
+    r = json_object_set_new(m, "role", json_string(role)) | json_object_set_new(m, "content", content);
+    if (name)
+        r |= json_object_set_new(m, "name", json_string(name));
+    if (strcmp(role, "tool") == 0)
+        r |= json_object_set_new(m, "tool_call_id", json_string(id));
+    if (calls)
+        r |= json_object_set(m, "tool_calls", calls);
+    if (r < 0)
         return -ENOMEM;
     *ret = TAKE(m);
     return 0;
@@ -281,6 +313,9 @@ int chat_request_from_json(struct chat_request **ret, const json_t *body, struct
     r = stream_read(req, body, err);
     if (r < 0)
         return r;
+    r = chat_tools_read(req, body, err);
+    if (r < 0)
+        return r;
 
     *ret = TAKE(req);
     return 0;
@@ -331,6 +366,7 @@ json_t *chat_request_to_json(const struct chat_request *req)
     /* A copy, so that redacting what is sent upstream leaves the request as it was. */
     r = json_object_set_new(body, "messages", json_deep_copy(req->messages));
     r |= params_write(body, &req->params);
+    r |= chat_tools_write(body, req);
     if (req->model)
         r |= json_object_set_new(body, "model", json_string(req->model));
     if (req->stream)

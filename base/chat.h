@@ -3,8 +3,12 @@
  * does not exist, so a conversation can move between tiers turn by turn.
  *
  * `messages` is a JSON array in the shape of OpenAI's chat messages, already validated and normalised:
- *     {"role": "system"|"user"|"assistant"|"tool", "content": "text", ...}
- * content is always one string (text parts joined); other members (name, tool_calls, tool_call_id) are kept. */
+ *     {"role": "system"|"user", "content": "text", "name": "…"}
+ *     {"role": "assistant", "content": "text", "tool_calls": [{"id": "…", "type": "function",
+ *                                              "function": {"name": "…", "arguments": "text, JSON if the model kept to it"}}]}
+ *     {"role": "tool", "content": "the call's result", "tool_call_id": "…"}
+ * content is always one string (text parts joined); name and tool_calls are there only when given, tool_calls never
+ * empty. Nothing else is in a message: what a client's library adds ends here. */
 #pragma once
 
 #include <math.h>
@@ -13,6 +17,8 @@
 #define CHAT_MAX_MESSAGES 2048            /* more is a mistake or an attack; each costs the loop some work */
 #define CHAT_MAX_STOPS 4
 #define CHAT_MAX_TOP_LOGPROBS 20
+#define CHAT_MAX_TOOLS 128                /* definitions, and calls in one message */
+#define CHAT_MAX_CALL_ID 256              /* bytes of a call's id */
 
 /* What the client asked of the sampler. A double that is NAN, or an int that is -1, was not given: the tier's default
  * holds. `stop` strings are owned. */
@@ -32,9 +38,26 @@ struct chat_params {
     size_t n_stop;
 };
 
+enum chat_tool_choice { CHAT_TOOL_AUTO, CHAT_TOOL_NONE, CHAT_TOOL_REQUIRED, CHAT_TOOL_NAMED };
+
+/* response_format. Strings and schema are owned, and NULL but for json_schema, where name and schema (an object) are there. */
+struct chat_format {
+    enum chat_format_type { CHAT_FORMAT_TEXT, CHAT_FORMAT_JSON_OBJECT, CHAT_FORMAT_JSON_SCHEMA } type;
+    char *name, *description;
+    json_t *schema;
+    bool strict;
+};
+
 struct chat_request {
     json_t *messages;               /* owned; see above */
     struct chat_params params;
+    json_t *tools;                  /* owned; NULL: none, else [{"type": "function", "function": {"name": "…", "description": "…",
+                                       "parameters": {…}, "strict": true}}]: names match ^[A-Za-z0-9_-]{1,64}$ and differ;
+                                       parameters is always there, an object; description and strict when given */
+    enum chat_tool_choice tool_choice;   /* REQUIRED and NAMED only with tools */
+    char *tool_name;                /* owned: of CHAT_TOOL_NAMED, one of the tools; else NULL */
+    int parallel_tool_calls;        /* 0, 1; -1: not given */
+    struct chat_format format;
     char *model;                    /* owned: what the client asked for: "auto", a local model's name, a cloud alias, or NULL */
     bool stream;
     bool include_usage;             /* stream_options.include_usage */
@@ -44,15 +67,20 @@ struct chat_request *chat_request_new(void);          /* all params "not given";
 void chat_request_free(struct chat_request *r);
 static inline void chat_request_freep(struct chat_request **r) { chat_request_free(*r); }
 
-/* Bytes of all message contents, for features, limits and the audit row. */
+/* Bytes of all message contents and calls' arguments, for features, limits and the audit row. */
 size_t chat_content_bytes(const json_t *messages);
 /* The last message with role "user", or NULL; borrowed. */
 const char *chat_last_user(const json_t *messages);
 
+/* What a piece of an answer is: text, or a call's name, whole, or a part of its arguments. Between two pieces of one call
+ * stands nothing but pieces of that call. */
+enum answer_channel { ANSWER_TEXT, ANSWER_TOOL_NAME, ANSWER_TOOL_ARGUMENTS };
+
 /* {"messages":…, "max_tokens":…, …} with only the members that were given, OpenAI's names plus top_k, min_p and
  * repeat_penalty; and back. The engine's START payload and the base of an OpenAI-compatible upstream body. */
 json_t *chat_request_to_json(const struct chat_request *r);               /* new reference; NULL: no memory */
-/* Parse params and messages strictly (ranges of struct chat_params, 1 to CHAT_MAX_MESSAGES messages, known roles). Unknown members
- * are ignored. 0, -ENOMEM, or -EINVAL with *err naming the member and what was expected. Accepts max_completion_tokens
- * as max_tokens, stop as string or array, content as a string, null, or an array of {"type":"text","text":…} parts. */
+/* Parse params, messages, tools and response_format strictly (ranges of struct chat_params, 1 to CHAT_MAX_MESSAGES messages,
+ * known roles). Unknown members are ignored. 0, -ENOMEM, or -EINVAL with *err naming the member and what was expected.
+ * Accepts max_completion_tokens as max_tokens, stop as string or array, content as a string, null beside tool_calls, or an
+ * array of {"type":"text","text":…} parts; a known part of another kind (an image, sound, a file) is refused by its name. */
 int chat_request_from_json(struct chat_request **ret, const json_t *body, struct err *err);

@@ -24,6 +24,8 @@ static void exchange_free(struct exchange *x)
     if (x->ping)
         event_free(x->ping);
     json_decref(x->logprobs);
+    json_decref(x->calls);
+    buf_done(&x->arguments);
     buf_done(&x->text);
     arena_done(&x->arena);
     free(x);
@@ -43,6 +45,7 @@ struct exchange *exchange_new(struct daemon *d, struct http_counts *counts, stru
     x->meta.confidence = NAN;
     arena_init(&x->arena);
     buf_init(&x->text, ANSWER_MAX);
+    buf_init(&x->arguments, ANSWER_MAX);
     return x;
 }
 
@@ -259,6 +262,35 @@ static void on_begin(void *arg, const struct request_meta *m)
     x->dialect->begin(x);
 }
 
+/* The last call has all its arguments. */
+static int call_close(struct exchange *x)
+{
+    json_t *call = json_array_get(x->calls, json_array_size(x->calls) - 1);
+    const char *s = x->arguments.len ? (const char *)x->arguments.data : "";
+    int r = call ? json_object_set_new(json_object_get(call, "function"), "arguments",
+                                       json_stringn(s, x->arguments.len)) : 0;
+
+    buf_clear(&x->arguments);
+    return r;
+}
+
+/* A piece of an answer that goes out whole. */
+static int keep(struct exchange *x, const struct request_delta *d)
+{
+    switch (d->channel) {
+    case ANSWER_TEXT:
+        return buf_append(&x->text, d->text, d->text_len);
+    case ANSWER_TOOL_NAME:
+        if (!x->calls)
+            x->calls = json_array();
+        return call_close(x) | json_array_append_new(x->calls, json_pack("{s:s, s:s, s:{s:s%}}", "id", d->call_id,
+                                                     "type", "function", "function", "name", d->text, d->text_len));
+    case ANSWER_TOOL_ARGUMENTS:
+        return buf_append(&x->arguments, d->text, d->text_len);
+    }
+    return -EINVAL;
+}
+
 static void on_delta(void *arg, const struct request_delta *d)
 {
     struct exchange *x = arg;
@@ -268,7 +300,7 @@ static void on_delta(void *arg, const struct request_delta *d)
         return;
     }
     /* What does not fit shows at the end: the answer is then refused whole, not shortened. */
-    if (buf_append(&x->text, d->text, d->text_len) < 0)
+    if (keep(x, d) < 0)
         x->text.max = 0;
     if (d->logprobs && !x->logprobs)
         x->logprobs = json_array();
@@ -298,7 +330,7 @@ static void on_end(void *arg, const struct request_meta *m, const struct request
         return;
     }
     headers_decision(x, res->cost_microusd);
-    if (x->text.max)
+    if (call_close(x) == 0 && x->text.max)
         exchange_reply_json(x, 200, x->dialect->answer(x, res));
     else
         exchange_reply_error(x, &too_large);

@@ -88,6 +88,9 @@ struct exchange {
     struct request_meta meta;
     struct buf text;                       /* the answer so far, when it is not streamed */
     json_t *logprobs;                      /* the same for log-probabilities; NULL: none */
+    json_t *calls;                         /* the same for calls, an array in OpenAI's shape of tool_calls; NULL: none */
+    struct buf arguments;                  /* of the last of them, until it is whole */
+    void *state;                           /* of the dialect, in the arena; NULL until it sets it */
     struct event *ping;
     bool quiet;                            /* nothing was written since the ping timer last fired */
     bool lost;                             /* no memory for an event: the stream may not end well */
@@ -123,12 +126,13 @@ void conn_watch(struct conn *c);                               /* bytes were que
 /* ---- Dialects and paths ------------------------------------------------------------------------------------------ */
 /* One API in front of struct chat_request. `error` makes the body of a refusal. For a stream, `begin`, `delta`, `end`
  * and `fail` write events with exchange_write(); for a whole answer `answer` makes the body from x->text, x->logprobs,
- * x->meta. */
+ * x->calls, x->meta. */
 struct dialect {
     const char *name;                      /* as recorded */
     const char *stream_type;               /* Content-Type of a stream */
     const char *ping;                      /* bytes that keep a silent stream alive, or NULL */
-    /* 0 with *ret; -ENOMEM; -EINVAL with *e, its strings static or in x->arena. */
+    /* 0 with *ret; -ENOMEM; -EINVAL with *e, its strings static or in x->arena. A stream is for one answer of the API:
+     * what it must keep between begin and end is the arena's, at x->state. */
     int (*parse)(struct exchange *x, const json_t *body, struct chat_request **ret, struct request_error *e);
     void (*begin)(struct exchange *x);
     void (*delta)(struct exchange *x, const struct request_delta *d);

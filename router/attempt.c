@@ -1,6 +1,7 @@
 /* An attempt of a tier and the answer it brings: text as it comes in, what is released to the sink, and the row that
  * says how it went. The tiers report through attempt_text(), attempt_finish() and attempt_fail(); the steps of
  * request.c open, close and release. */
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include "base/clock.h"
@@ -21,11 +22,13 @@ void answer_init(struct answer *a)
 {
     *a = (struct answer) {0};
     buf_init(&a->text, ANSWER_MAX_BYTES);
+    buf_init(&a->pieces, ANSWER_MAX_BYTES);
 }
 
 void answer_done(struct answer *a)
 {
     buf_done(&a->text);
+    buf_done(&a->pieces);
     json_decref(a->logprobs);
     answer_init(a);
 }
@@ -65,20 +68,70 @@ static void attempt_leave(struct request *q)
         cloud_stop(q);
 }
 
+static struct piece *piece_last(const struct answer *a)
+{
+    return a->pieces.len ? (struct piece *)(a->pieces.data + a->pieces.len) - 1 : NULL;
+}
+
+/* More of the last piece, or a new one. An id begins a call. */
+static int piece_add(struct answer *a, enum answer_channel channel, const char *id, const char *text, size_t len)
+{
+    struct piece *last = piece_last(a);
+    struct piece new = {.channel = channel, .id = id, .len = len};
+
+    new.call = channel == ANSWER_TEXT ? 0 : a->n_calls - 1;
+    if (buf_append(&a->text, text, len) < 0)
+        return -EMSGSIZE;
+    a->bytes += len;
+    if (!last || id || last->channel != channel)
+        return buf_append(&a->pieces, &new, sizeof(new));
+    last->len += len;
+    return 0;
+}
+
+static void attempt_add(struct request *q, enum answer_channel channel, const char *id, const char *text, size_t len)
+{
+    if (len && !q->attempt.first_byte_usec)
+        q->attempt.first_byte_usec = clock_wall_usec();
+    if ((!len && !id) || piece_add(&q->answer, channel, id, text, len) == 0)
+        return;
+    attempt_leave(q);
+    attempt_fail(q, "answer-too-large");
+    request_fault(q, 502, "server_error", "answer_too_large", "the answer is longer than can be held", 0);
+}
+
+/* As random as OpenAI's: a client may keep calls of many answers in one map. */
+static char *call_id_new(struct request *q)
+{
+    uint64_t bits[2];
+
+    random_bytes(bits, sizeof(bits));
+    return arena_printf(&q->arena, "call_%016llx%08llx", (unsigned long long)bits[0],
+                        (unsigned long long)bits[1] & 0xffffffff);
+}
+
+int attempt_call(struct request *q, enum answer_channel channel, const char *id, const char *text, size_t len)
+{
+    struct answer *a = &q->answer;
+
+    if (!id && !a->n_calls)
+        return -EPROTO;
+    if (id) {
+        id = *id ? arena_strdup(&q->arena, id) : call_id_new(q);
+        if (!id)
+            return -ENOMEM;
+        a->n_calls++;
+    }
+    attempt_add(q, channel, id, text, len);
+    return 0;
+}
+
 void attempt_text(struct request *q, const char *text, size_t len, json_t *logprobs)
 {
     cleanup(json_decrefp) json_t *more = logprobs;
     struct answer *a = &q->answer;
 
-    if (len && !q->attempt.first_byte_usec)
-        q->attempt.first_byte_usec = clock_wall_usec();
-    a->bytes += len;
-    if (buf_append(&a->text, text, len) < 0) {
-        attempt_leave(q);
-        attempt_fail(q, "answer-too-large");
-        request_fault(q, 502, "server_error", "answer_too_large", "the answer is longer than can be held", 0);
-        return;
-    }
+    attempt_add(q, ANSWER_TEXT, NULL, text, len);
     if (more && !a->logprobs)
         a->logprobs = TAKE(more);
     else if (more)
@@ -157,19 +210,47 @@ void answer_begin(struct request *q)
     q->sink->begin(q->arg, &m);
 }
 
+/* How many pieces may be released: a name that may go on waits until something follows it. */
+static size_t pieces_ready(const struct request *q)
+{
+    const struct piece *last = piece_last(&q->answer);
+    size_t n = q->answer.pieces.len / sizeof(*last);
+
+    return n && last->channel == ANSWER_TOOL_NAME && q->attempt.state == ATTEMPT_RUNNING ? n - 1 : n;
+}
+
+/* Tell the sink one piece, its bytes at `at`; the first text takes the log-probabilities along. */
+static void delta(struct request *q, const struct piece *p, size_t at)
+{
+    struct answer *a = &q->answer;
+    cleanup(json_decrefp) json_t *logprobs = p->channel == ANSWER_TEXT ? TAKE(a->logprobs) : NULL;
+
+    if (q->sink && (p->len || p->id || logprobs))
+        q->sink->delta(q->arg, &(struct request_delta) {
+            .channel = p->channel, .call = p->call, .call_id = p->id, .logprobs = logprobs,
+            .text = p->len ? (const char *)a->text.data + at : "", .text_len = p->len,
+        });
+}
+
 void answer_flush(struct request *q)
 {
     struct answer *a = &q->answer;
+    size_t n = pieces_ready(q), at = 0;
+    const struct piece *p = (const struct piece *)a->pieces.data;
 
-    if (q->rows_pending || (!a->text.len && !a->logprobs))
+    if (q->rows_pending || (!n && !a->logprobs))
         return;
     answer_begin(q);
     if (!q->sink || q->paused)      /* beginning may have shown that the client has left, or is slow */
         return;
     if (!q->first_token_usec)
         q->first_token_usec = clock_usec() - q->began_usec;
-    q->sink->delta(q->arg, &(struct request_delta) {(const char *)a->text.data, a->text.len, a->logprobs});
-    buf_clear(&a->text);
-    json_decref(a->logprobs);
-    a->logprobs = NULL;
+    if (!n || p->channel != ANSWER_TEXT)
+        delta(q, &(struct piece) {.channel = ANSWER_TEXT}, 0);
+    for (size_t i = 0; i < n; i++) {
+        delta(q, &p[i], at);
+        at += p[i].len;
+    }
+    buf_consume(&a->text, at);
+    buf_consume(&a->pieces, n * sizeof(*p));
 }

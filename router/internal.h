@@ -48,13 +48,18 @@ enum step {
     STEP_WAIT,                             /* stay, and be called again when anything happened to the request */
 };
 
-/* Text of an answer that the sink has not got yet, and what is known of the whole. */
+/* A part of an answer: text, a call's name or a part of its arguments. */
+struct piece { enum answer_channel channel; unsigned call; const char *id /* arena, of a name */; size_t len; };
+
+/* Pieces of an answer that the sink has not got yet, their bytes in a row in `text`, and what is known of the whole. */
 struct answer {
     struct buf text;
+    struct buf pieces;                     /* of struct piece */
+    unsigned n_calls;                      /* begun so far */
     json_t *logprobs;                      /* array, or NULL */
     uint64_t bytes;                        /* of all text, also what was released */
     const char *finish;                    /* static, or NULL */
-    uint32_t tokens_in, tokens_out;
+    uint32_t tokens_in, tokens_out, tokens_cached;
 };
 
 /* One try of one tier. */
@@ -136,6 +141,9 @@ void attempt_open(struct request *q, enum route tier, int endpoint);
 void attempt_close(struct request *q, const char *unfinished);
 /* From the tiers, about the attempt under way. They only note it; request_run() follows. Text may fail it: too much. */
 void attempt_text(struct request *q, const char *text, size_t len, json_t *logprobs /* taken, or NULL */);
+/* A part of a call's name or arguments. An id, or "" for one made here, begins the next call, with a name; NULL goes on
+ * with the last one. -EPROTO: there is none to go on with. */
+int attempt_call(struct request *q, enum answer_channel channel, const char *id, const char *text, size_t len);
 void attempt_fail(struct request *q, const char *error);
 void attempt_finish(struct request *q, const char *finish);
 const char *request_model(const struct request *q, enum route route, int endpoint);   /* that answers there, or NULL */

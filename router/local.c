@@ -171,8 +171,10 @@ static int on_prompt(struct request *q, const struct frame *f)
     if (f->len != sizeof(p))
         return -EPROTO;
     memcpy(&p, f->data, sizeof(p));
-    if (q)
+    if (q) {
         q->answer.tokens_in = p.n_tokens;
+        q->answer.tokens_cached = p.n_cached;
+    }
     return 0;
 }
 

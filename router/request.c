@@ -436,7 +436,7 @@ static enum step do_release(struct request *q)
         return STEP_WAIT;
     answer_begin(q);
     answer_flush(q);
-    return q->answer.text.len || q->answer.logprobs ? STEP_WAIT : STEP_RECORD;
+    return q->answer.pieces.len || q->answer.logprobs ? STEP_WAIT : STEP_RECORD;
 }
 
 static enum step do_record(struct request *q)
@@ -465,8 +465,11 @@ static enum step do_record(struct request *q)
 
     m = request_meta(q);
     if (sink && answered)
-        sink->end(q->arg, &m, &(struct request_result) {q->answer.finish, q->answer.tokens_in, q->answer.tokens_out,
-                                                        (int64_t)q->cost_microusd, request_confidence(q)});
+        sink->end(q->arg, &m, &(struct request_result) {
+            .finish = q->answer.finish, .tokens_in = q->answer.tokens_in, .tokens_out = q->answer.tokens_out,
+            .tokens_cached = q->answer.tokens_cached, .cost_microusd = (int64_t)q->cost_microusd,
+            .confidence = request_confidence(q),
+        });
     else if (sink)
         sink->fail(q->arg, &m, &q->fault);
     return STEP_DONE;

@@ -82,12 +82,16 @@ struct request_meta {
     uint64_t created_sec;         /* wall clock */
 };
 struct request_delta {
+    enum answer_channel channel;
+    unsigned call;                          /* not of text: which call of the answer it belongs to, counted from 0 */
+    const char *call_id;                    /* with the name alone, which comes whole and once: the call's id */
     const char *text; size_t text_len;      /* whole UTF-8 characters; may be empty when logprobs are carried */
     json_t *logprobs;                       /* array in OpenAI's shape [{token,logprob,bytes,top_logprobs}], only if asked, else NULL */
 };
 struct request_result {
     const char *finish;           /* "stop", "length", "content_filter", "tool_calls" */
     uint32_t tokens_in, tokens_out;
+    uint32_t tokens_cached;       /* of tokens_in: not read again, as far as the tier told */
     int64_t cost_microusd;
     double confidence;            /* NAN: none */
 };

@@ -64,8 +64,11 @@ Test(chat, round_trip)
     /* What is written to one tier is a copy: redacting it leaves the request alone. */
     json_string_set(json_object_get(json_array_get(json_object_get(j, "messages"), 1), "content"), "[redacted]");
     cr_assert_str_eq(chat_last_user(r->messages), "hi");
-    cr_assert_eq(chat_content_bytes(r->messages), strlen("be briefhi42"));
+    cr_assert_eq(chat_content_bytes(r->messages), strlen("be briefhi{}42"));
 }
+
+#define CALL "{\"id\":\"c1\",\"function\":{\"name\":\"f\",\"arguments\":\"{}\"}}"
+#define CALL_READ "{\"function\":{\"arguments\":\"{}\",\"name\":\"f\"},\"id\":\"c1\",\"type\":\"function\"}"
 
 Test(chat, normalised)
 {
@@ -74,7 +77,9 @@ Test(chat, normalised)
         "{\"role\":\"user\",\"content\":["
         "{\"type\":\"text\",\"text\":\"one \"},{\"type\":\"text\",\"text\":\"\"},"
         "{\"type\":\"text\",\"text\":\"two\"}]},"
-        "{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{}]},{\"role\":\"assistant\",\"tool_calls\":[{}]}],"
+        "{\"role\":\"assistant\",\"content\":null,\"audio\":null,\"tool_calls\":[" CALL "]},"
+        "{\"role\":\"assistant\",\"refusal\":null,\"tool_calls\":[" CALL "]},"
+        "{\"role\":\"tool\",\"content\":[{\"type\":\"text\",\"text\":\"42\"}],\"tool_call_id\":\"c1\"}],"
         "\"max_tokens\":5,\"max_completion_tokens\":6,\"stop\":\"x\",\"top_logprobs\":3,\"seed\":-1,\"stream\":false}";
     cleanup(json_decrefp) json_t *body = json_parse(text, strlen(text), NULL);
     cleanup(freep) char *before = json_canonical(body), *after = NULL, *s = NULL;
@@ -83,8 +88,9 @@ Test(chat, normalised)
     cr_assert_eq(chat_request_from_json(&r, body, &err), 0, "%s", err.msg);
     s = json_canonical(r->messages);
     cr_assert_str_eq(s, "[{\"content\":\"\",\"role\":\"system\"},{\"content\":\"one two\",\"role\":\"user\"},"
-                        "{\"content\":\"\",\"role\":\"assistant\",\"tool_calls\":[{}]},"
-                        "{\"content\":\"\",\"role\":\"assistant\",\"tool_calls\":[{}]}]");
+                        "{\"content\":\"\",\"role\":\"assistant\",\"tool_calls\":[" CALL_READ "]},"
+                        "{\"content\":\"\",\"role\":\"assistant\",\"tool_calls\":[" CALL_READ "]},"
+                        "{\"content\":\"42\",\"role\":\"tool\",\"tool_call_id\":\"c1\"}]");
     cr_assert_eq(r->params.max_tokens, 6);
     cr_assert_eq(r->params.n_stop, 1);
     cr_assert_eq(r->params.top_logprobs, 0);
@@ -94,6 +100,11 @@ Test(chat, normalised)
     cr_assert_str_eq(before, after, "the caller's body was changed");
 }
 
+#define NAME_EXPECTED "expected 1 to 64 letters, digits, '_' or '-'"
+#define CALLS(c) "{\"role\":\"assistant\",\"tool_calls\":[" c "]}"
+#define TOOL(name, parameters) \
+    "{\"type\":\"function\",\"function\":{\"name\":\"" name "\",\"parameters\":" parameters "}}"
+#define NAMED(name) "{\"type\":\"function\",\"function\":{\"name\":\"" name "\"}}"
 #define MESSAGE(m) "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}," m "]}"
 
 Test(chat, refused)
@@ -111,26 +122,60 @@ Test(chat, refused)
         {MESSAGE("{\"role\":5,\"content\":\"\"}"),
          "messages[1].role: expected system, developer, user, assistant or tool"},
         {MESSAGE("{\"role\":\"user\"}"), "messages[1].content: expected a string or an array of text parts"},
-        {MESSAGE("{\"role\":\"user\",\"content\":null,\"tool_calls\":[{}]}"),
+        {MESSAGE("{\"role\":\"user\",\"content\":null}"),
          "messages[1].content: expected a string or an array of text parts"},
         {MESSAGE("{\"role\":\"assistant\",\"content\":null}"),
          "messages[1].content: expected a string or an array of text parts"},
         {MESSAGE("{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[]}"),
          "messages[1].content: expected a string or an array of text parts"},
-        {MESSAGE("{\"role\":\"assistant\",\"content\":7,\"tool_calls\":[{}]}"),
+        {MESSAGE("{\"role\":\"assistant\",\"content\":7,\"tool_calls\":[" CALL "]}"),
          "messages[1].content: expected a string or an array of text parts"},
         {MESSAGE("{\"role\":\"assistant\",\"content\":\"\",\"tool_calls\":{}}"),
-         "messages[1].tool_calls: expected an array"},
+         "messages[1].tool_calls: expected an array of at most 128 calls"},
         {MESSAGE("{\"role\":\"user\",\"content\":\"\",\"name\":{}}"), "messages[1].name: expected a string"},
         {MESSAGE("{\"role\":\"tool\",\"content\":\"\",\"tool_call_id\":1}"),
          "messages[1].tool_call_id: expected a string"},
         {MESSAGE("{\"role\":\"user\",\"content\":[\"secret\"]}"), "messages[1].content[0]: expected an object"},
         {MESSAGE("{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"secret\"},{\"type\":\"image_url\"}]}"),
-         "messages[1].content[1].type: only text is supported"},
+         "messages[1].content[1].type: image_url is not supported; only text is"},
         {MESSAGE("{\"role\":\"user\",\"content\":[{\"text\":\"secret\"}]}"),
          "messages[1].content[0].type: only text is supported"},
         {MESSAGE("{\"role\":\"user\",\"content\":[{\"type\":\"text\"}]}"),
          "messages[1].content[0].text: expected a string"},
+        {MESSAGE("{\"role\":\"user\",\"content\":\"\",\"tool_calls\":[" CALL "]}"),
+         "messages[1].tool_calls: only the assistant calls tools"},
+        {MESSAGE("{\"role\":\"tool\",\"content\":\"\"}"),
+         "messages[1].tool_call_id: expected a string of 1 to 256 bytes"},
+        {MESSAGE("{\"role\":\"tool\",\"content\":null,\"tool_call_id\":\"c\"}"),
+         "messages[1].content: expected a string or an array of text parts"},
+        {MESSAGE(CALLS("7")), "messages[1].tool_calls[0]: expected an object"},
+        {MESSAGE(CALLS("{}")), "messages[1].tool_calls[0].id: expected a string of 1 to 256 bytes"},
+        {MESSAGE(CALLS("{\"id\":\"c\",\"type\":\"custom\"}")), "messages[1].tool_calls[0].type: expected function"},
+        {MESSAGE(CALLS("{\"id\":\"c\",\"function\":{\"name\":\"a secret\"}}")),
+         "messages[1].tool_calls[0].function.name: " NAME_EXPECTED},
+        {MESSAGE(CALLS("{\"id\":\"c\",\"function\":{\"name\":\"f\",\"arguments\":{}}}")),
+         "messages[1].tool_calls[0].function.arguments: expected a string"},
+        {WITH("\"tools\":{}"), "tools: expected an array of at most 128 tools"},
+        {WITH("\"tools\":[{\"type\":\"web_search\"}]"),
+         "tools[0].type: expected function; no other tools are supported"},
+        {WITH("\"tools\":[{\"type\":\"function\"}]"), "tools[0].function: expected an object"},
+        {WITH("\"tools\":[" TOOL("secret name", "{}") "]"), "tools[0].function.name: " NAME_EXPECTED},
+        {WITH("\"tools\":[" TOOL("f", "{}") "," TOOL("f", "{}") "]"),
+         "tools[1].function.name: expected another name than the tools before it"},
+        {WITH("\"tools\":[" TOOL("f", "[]") "]"), "tools[0].function.parameters: expected an object"},
+        {WITH("\"tools\":[" TOOL("f", "{},\"description\":5") "]"), "tools[0].function.description: expected a string"},
+        {WITH("\"tools\":[" TOOL("f", "{},\"strict\":5") "]"), "tools[0].function.strict: expected true or false"},
+        {WITH("\"tool_choice\":\"required\""), "tool_choice: required needs tools"},
+        {WITH("\"tool_choice\":\"secret\""), "tool_choice: expected auto, none, required or a function"},
+        {WITH("\"tools\":[" TOOL("f", "{}") "],\"tool_choice\":" NAMED("g")),
+         "tool_choice.function.name: expected the name of one of the tools"},
+        {WITH("\"parallel_tool_calls\":1"), "parallel_tool_calls: expected true or false"},
+        {WITH("\"response_format\":\"json\""), "response_format.type: expected text, json_object or json_schema"},
+        {WITH("\"response_format\":{\"type\":\"json_schema\"}"), "response_format.json_schema: expected an object"},
+        {WITH("\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"schema\":{}}}"),
+         "response_format.json_schema.name: " NAME_EXPECTED},
+        {WITH("\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"name\":\"n\"}}"),
+         "response_format.json_schema.schema: expected an object"},
         {WITH("\"model\":1"), "model: expected a string"},
         {WITH("\"temperature\":2.1"), "temperature: expected a number from 0 to 2"},
         {WITH("\"temperature\":-0.1"), "temperature: expected a number from 0 to 2"},
@@ -162,6 +207,53 @@ Test(chat, refused)
         cr_assert_str_eq(err.msg, bad[i].msg);
         cr_assert_eq(r, (void *)bad, "touched on failure");
         cr_assert_eq(parse(&r, bad[i].body, NULL), -EINVAL);
+    }
+}
+
+/* What is given of tools and formats, as it is read and written back. */
+Test(chat, tools_and_formats)
+{
+    static const struct { const char *given, *read; enum chat_tool_choice choice; enum chat_format_type format; } ok[] = {
+        {"\"tools\":null,\"tool_choice\":\"none\",\"parallel_tool_calls\":false,\"response_format\":{\"type\":\"text\"}",
+         "{" HELLO "}", CHAT_TOOL_NONE, CHAT_FORMAT_TEXT},
+        {"\"tools\":[]", "{" HELLO "}", CHAT_TOOL_AUTO, CHAT_FORMAT_TEXT},
+        {"\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"extra\":1,\"strict\":null}}],"
+         "\"tool_choice\":\"auto\"",
+         "{" HELLO ",\"tools\":[" TOOL("f", "{\"properties\":{},\"type\":\"object\"}") "]}",
+         CHAT_TOOL_AUTO, CHAT_FORMAT_TEXT},
+        {"\"parallel_tool_calls\":false,\"tool_choice\":" NAMED("g") ",\"tools\":[" TOOL("f", "{}") "," TOOL("g", "{}") "]",
+         "{" HELLO ",\"parallel_tool_calls\":false,\"tool_choice\":" NAMED("g") ",\"tools\":[" TOOL("f", "{}") ","
+         TOOL("g", "{}") "]}", CHAT_TOOL_NAMED, CHAT_FORMAT_TEXT},
+        {"\"tool_choice\":\"required\",\"tools\":[" TOOL("f", "{\"a\":[1.5,null]},\"strict\":true,\"description\":\"d\"") "]",
+         "{" HELLO ",\"tool_choice\":\"required\",\"tools\":[{\"function\":{\"description\":\"d\",\"name\":\"f\","
+         "\"parameters\":{\"a\":[1.5,null]},\"strict\":true},\"type\":\"function\"}]}",
+         CHAT_TOOL_REQUIRED, CHAT_FORMAT_TEXT},
+        {"\"response_format\":{\"type\":\"json_object\",\"x\":1}",
+         "{" HELLO ",\"response_format\":{\"type\":\"json_object\"}}", CHAT_TOOL_AUTO, CHAT_FORMAT_JSON_OBJECT},
+        {"\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"name\":\"n\",\"schema\":{\"type\":\"object\"},"
+         "\"description\":\"d\"}}",
+         "{" HELLO ",\"response_format\":{\"json_schema\":{\"description\":\"d\",\"name\":\"n\","
+         "\"schema\":{\"type\":\"object\"},\"strict\":false},\"type\":\"json_schema\"}}",
+         CHAT_TOOL_AUTO, CHAT_FORMAT_JSON_SCHEMA},
+    };
+
+    for (size_t i = 0; i < ARRAY_SIZE(ok); i++) {
+        cleanup(chat_request_freep) struct chat_request *r = NULL, *again = NULL;
+        cleanup(json_decrefp) json_t *j = NULL, *wanted = json_loads(ok[i].read, 0, NULL), *twice = NULL;
+        cleanup(freep) char *body = NULL, *s = NULL, *w = json_canonical(wanted);
+        struct err err = {0};
+
+        cr_assert(asprintf(&body, "{" HELLO ",%s}", ok[i].given) > 0);
+        cr_assert_eq(parse(&r, body, &err), 0, "%s: %s", ok[i].given, err.msg);
+        cr_assert_eq(r->tool_choice, ok[i].choice);
+        cr_assert_eq(r->format.type, ok[i].format);
+        cr_assert_eq(!r->tool_name, r->tool_choice != CHAT_TOOL_NAMED);
+        j = chat_request_to_json(r);
+        s = json_canonical(j);
+        cr_assert_str_eq(s, w);
+        cr_assert_eq(chat_request_from_json(&again, j, &err), 0, "%s", err.msg);
+        twice = chat_request_to_json(again);
+        cr_assert(json_equal(j, twice));
     }
 }
 
