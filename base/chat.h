@@ -72,8 +72,8 @@ size_t chat_content_bytes(const json_t *messages);
 /* The last message with role "user", or NULL; borrowed. */
 const char *chat_last_user(const json_t *messages);
 
-/* What a piece of an answer is: text, or a call's name, whole, or a part of its arguments. Between two pieces of one call
- * stands nothing but pieces of that call. */
+/* What a piece of an answer belongs to: its words, or a call: first the name, in one piece, then the arguments, the text of
+ * a JSON object, in as many pieces as it takes. A call is over when another begins or words follow it. */
 enum answer_channel { ANSWER_TEXT, ANSWER_TOOL_NAME, ANSWER_TOOL_ARGUMENTS };
 
 /* {"messages":…, "max_tokens":…, …} with only the members that were given, OpenAI's names plus top_k, min_p and

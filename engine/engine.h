@@ -64,10 +64,6 @@ enum engine_frame {
 /* FINISH_TOOL_CALLS: the answer is a call, whole and valid. FINISH_LENGTH: a call or document may be cut off. */
 enum engine_finish { FINISH_STOP, FINISH_LENGTH, FINISH_CANCELLED, FINISH_ERROR, FINISH_TOOL_CALLS };
 
-/* What a token's text belongs to. An answer is words, or one call: first its name, in one piece, then its arguments, the
- * text of a JSON object in as many pieces as it takes. A call's own wrapping is never shown. */
-enum engine_channel { ANSWER_TEXT, ANSWER_TOOL_NAME, ANSWER_TOOL_ARGUMENTS };
-
 struct engine_prompt { uint32_t n_tokens; uint32_t n_cached; uint64_t prefill_usec; };
 
 struct engine_end {
@@ -89,7 +85,8 @@ struct engine_token {
     const char *text;         /* what this step adds to the answer: whole UTF-8 characters, possibly none (held back for a
                                  stop string or an unfinished character), possibly from earlier tokens */
     uint32_t text_len;
-    uint32_t channel;         /* enum engine_channel: what the text belongs to */
+    uint32_t channel;         /* enum answer_channel. An answer is words, or one call: first its name, in one piece, then its
+                                 arguments in as many as it takes. A call's own wrapping is never shown */
     uint32_t n_top;           /* alternatives, best first, only when asked for */
     struct engine_alternative top[CHAT_MAX_TOP_LOGPROBS];
 };

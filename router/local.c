@@ -202,6 +202,7 @@ static json_t *logprobs_json(const struct engine_token *t)
 static int on_token(struct request *q, const struct frame *f)
 {
     struct engine_token t;
+    int r;
 
     if (engine_token_decode(&t, f->data, f->len) < 0)
         return -EPROTO;
@@ -209,10 +210,20 @@ static int on_token(struct request *q, const struct frame *f)
         return 0;
     q->answer.tokens_out++;
     policy_signals_add(&q->in.signals, t.logprob, t.margin, t.entropy);
+    if (t.channel != ANSWER_TEXT) {
+        r = attempt_call(q, t.channel, t.channel == ANSWER_TOOL_NAME ? "" : NULL, t.text, t.text_len);
+        request_run(q);
+        return r;
+    }
     /* The token that ends the answer has no piece, and clients do not expect to see it. */
     attempt_text(q, t.text, t.text_len, q->chat->params.logprobs && t.piece_len ? logprobs_json(&t) : NULL);
     request_run(q);
     return 0;
+}
+
+static bool finished(const struct engine_end *end)
+{
+    return end->finish == FINISH_STOP || end->finish == FINISH_LENGTH || end->finish == FINISH_TOOL_CALLS;
 }
 
 static int on_end(struct router *r, struct request *q, const struct frame *f)
@@ -224,15 +235,15 @@ static int on_end(struct router *r, struct request *q, const struct frame *f)
         return -EPROTO;
     memcpy(&end, f->data, sizeof(end));
     sec = (double)(end.prefill_usec + end.decode_usec) / USEC_PER_SEC;
-    if (end.finish == FINISH_STOP || end.finish == FINISH_LENGTH)
+    if (finished(&end))
         r->local.mean_sec += MEAN_WEIGHT * (sec - r->local.mean_sec);
     if (!q)
         return 0;
 
     q->answer.tokens_in = end.n_prompt;
     q->answer.tokens_out = end.n_tokens;
-    q->in.signals.complete = end.finish == FINISH_STOP;
-    if (end.finish == FINISH_STOP || end.finish == FINISH_LENGTH)
+    q->in.signals.complete = end.finish == FINISH_STOP || end.finish == FINISH_TOOL_CALLS;
+    if (finished(&end))
         attempt_finish(q, engine_finish_name((enum engine_finish)end.finish));
     else
         run_fail(q, "engine-error", "engine_failed", "the local model failed; try again");
