@@ -91,17 +91,11 @@ void cloud_set_config(struct router *r, const struct router_config *c)
 /* ---- A body out -------------------------------------------------------------------------------------------------- */
 static char *body_text(const struct request *q)
 {
-    /* What OpenAI's API does not know, and strict servers refuse. */
-    static const char *const ours[] = {"top_k", "min_p", "repeat_penalty"};
-    cleanup(json_decrefp) json_t *body = chat_request_to_json(q->chat);
-    int r = 0;
+    const struct cloud_endpoint *e = &q->config->cloud.endpoints[q->attempt.endpoint];
+    cleanup(json_decrefp) json_t *request = chat_request_to_json(q->chat), *body = NULL;
 
-    for (size_t i = 0; i < ARRAY_SIZE(ours); i++)
-        json_object_del(body, ours[i]);
-    r |= json_object_set_new(body, "model", json_string(q->config->policy.endpoints[q->attempt.endpoint].model));
-    r |= json_object_set_new(body, "stream", json_true());
-    r |= json_object_set_new(body, "stream_options", json_pack("{s:b}", "include_usage", 1));
-    return r < 0 ? NULL : json_dumps(body, JSON_COMPACT);
+    body = request ? upstream_of(e->dialect)->body(request, e->policy.model) : NULL;
+    return body ? json_dumps(body, JSON_COMPACT) : NULL;
 }
 
 static char *order_text(const struct request *q, const uint8_t digest[32])
