@@ -138,7 +138,7 @@ const struct config_option options[] = {
      .about = "A request's whole time; a client may ask for less."},
 
     {"cloud", "url", CLOUD(url), .type = OPTION_STRING, .example = "https://api.example.com/v1", .reload = true,
-     .about = "Base URL of an OpenAI-compatible API; https, or http to a loopback address."},
+     .about = "Base URL of the API, up to its version; https, or http to a loopback address."},
     {"cloud", "dialect", CLOUD(dialect), .type = OPTION_ENUM, .names = dialect_words, .standard = "openai",
      .reload = true,
      .about = "What the endpoint speaks: openai for the chat completions that most servers offer, anthropic for "
