@@ -1,6 +1,6 @@
 /* The cloud tier: a body is made, its digest and size are appended as an egress row, and only cloud_send(), which the
- * step table calls when every row is durable, hands it to the egress worker. Back come chunks in OpenAI's shape, read
- * strictly as JSON and tolerantly as chunks.
+ * step table calls when every row is durable, hands it to the egress worker. Back come chunks in OpenAI's shape,
+ * which chunk.c reads.
  *
  * Each endpoint has a breaker, found by name since a request keeps the configuration it began with. Second attempts
  * share one budget: a tenth of the calls, and three besides, so that a failing cloud is not asked twice as much. */
@@ -19,7 +19,6 @@
 #define BACKOFF_MAX_USEC (8 * USEC_PER_SEC)
 #define RETRY_AFTER_MAX_SEC 30
 #define GRACE_SEC 5                        /* for an egress that is starting */
-#define TOKENS_MAX 100000000               /* of one call; a usage beyond it is not believed */
 
 /* ---- Breakers ---------------------------------------------------------------------------------------------------- */
 static struct breaker *breaker_of(struct router *r, const char *endpoint)
@@ -224,75 +223,10 @@ bool cloud_may_retry(struct request *q, uint64_t *ret_pause_usec)
     return true;
 }
 
-/* ---- Chunks in --------------------------------------------------------------------------------------------------- */
-static const char *finish_known(const char *s)
-{
-    static const char *const known[] = {"stop", "length", "content_filter", "tool_calls"};
-
-    for (size_t i = 0; i < ARRAY_SIZE(known); i++)
-        if (strcmp(known[i], s) == 0)
-            return known[i];
-    return known[0];
-}
-
-static void usage_take(struct request *q, const json_t *usage)
-{
-    int64_t in, out;
-
-    if (json_read_int(usage, "prompt_tokens", 0, TOKENS_MAX, &in, NULL) != 1 ||
-        json_read_int(usage, "completion_tokens", 0, TOKENS_MAX, &out, NULL) != 1)
-        return;
-    q->answer.tokens_in = (uint32_t)in;
-    q->answer.tokens_out = (uint32_t)out;
-    q->attempt.usage_known = true;
-}
-
-/* A chunk has `delta`; a completion that came whole has `message`. */
-static int choice_take(struct request *q, const json_t *choice)
-{
-    const json_t *delta = json_object_get(choice, "delta");
-    json_t *logprobs = json_object_get(json_object_get(choice, "logprobs"), "content");
-    const char *text = "", *finish;
-    int r;
-
-    r = json_read_string(delta ? delta : json_object_get(choice, "message"), "content", &text, NULL);
-    if (r < 0)
-        return r;
-    if (!q->chat->params.logprobs || !json_is_array(logprobs))
-        logprobs = NULL;
-    attempt_text(q, text, strlen(text), json_incref(logprobs));
-
-    r = json_read_string(choice, "finish_reason", &finish, NULL);
-    if (r == 1)
-        q->answer.finish = finish_known(finish);
-    return r < 0 ? r : 0;
-}
-
-/* 0, or -EPROTO: not a chunk; -EIO: the upstream reports a failure. */
-static int event_take(struct request *q, const struct frame *f)
-{
-    cleanup(json_decrefp) json_t *event = NULL;
-    const json_t *choices, *error;
-
-    if (f->len == 6 && memcmp(f->data, "[DONE]", 6) == 0)
-        return 0;
-    event = json_parse(f->data, f->len, NULL);
-    if (!json_is_object(event))
-        return -EPROTO;
-    error = json_object_get(event, "error");
-    if (error && !json_is_null(error))
-        return -EIO;
-
-    usage_take(q, json_object_get(event, "usage"));
-    choices = json_object_get(event, "choices");
-    if (choices && !json_is_null(choices) && !json_is_array(choices))
-        return -EPROTO;
-    return json_array_size(choices) && choice_take(q, json_array_get(choices, 0)) < 0 ? -EPROTO : 0;
-}
-
+/* ---- Events in -------------------------------------------------------------------------------------------------- */
 static void on_event(struct request *q, const struct frame *f)
 {
-    int r = event_take(q, f);
+    int r = chunk_take(q, f->data, f->len);
 
     if (r == 0 || q->attempt.state != ATTEMPT_RUNNING)
         return;
