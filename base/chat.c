@@ -35,10 +35,24 @@ struct chat_request *chat_request_new(void)
     return r;
 }
 
+struct chat_request *chat_task_new(enum chat_task task, json_t *input)
+{
+    struct chat_request *r = input ? chat_request_new() : NULL;
+
+    if (!r) {
+        json_decref(input);
+        return NULL;
+    }
+    r->task = task;
+    r->input = input;
+    return r;
+}
+
 void chat_request_free(struct chat_request *r)
 {
     if (!r)
         return;
+    json_decref(r->input);
     for (size_t i = 0; i < r->params.n_stop; i++)
         free(r->params.stop[i]);
     json_decref(r->messages);

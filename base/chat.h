@@ -48,8 +48,15 @@ struct chat_format {
     bool strict;
 };
 
+/* What is wanted. All but an answer is the local model's alone to do: vectors of texts, a text's or a prompt's ids, and the
+ * text of ids. */
+enum chat_task { CHAT_ANSWER, CHAT_EMBED, CHAT_TOKENIZE, CHAT_DETOKENIZE };
+
 struct chat_request {
-    json_t *messages;               /* owned; see above */
+    enum chat_task task;
+    json_t *messages;               /* owned; see above. NULL with an input */
+    json_t *input;                  /* owned: of a task, instead of messages: ENGINE_EMBED's, ENGINE_TOKENIZE's or
+                                       ENGINE_DETOKENIZE's payload (engine/engine.h) */
     struct chat_params params;
     json_t *tools;                  /* owned; NULL: none, else [{"type": "function", "function": {"name": "…", "description": "…",
                                        "parameters": {…}, "strict": true}}]: names match ^[A-Za-z0-9_-]{1,64}$ and differ;
@@ -64,6 +71,8 @@ struct chat_request {
 };
 
 struct chat_request *chat_request_new(void);          /* all params "not given"; NULL: no memory */
+/* The same for a task. Takes input, in any case; NULL: no memory. CHAT_TOKENIZE of a prompt: set `task` of a request instead. */
+struct chat_request *chat_task_new(enum chat_task task, json_t *input);
 void chat_request_free(struct chat_request *r);
 static inline void chat_request_freep(struct chat_request **r) { chat_request_free(*r); }
 

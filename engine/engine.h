@@ -40,9 +40,15 @@ int engine_template_check(const char *text, struct err *err);
 
 enum engine_frame {
     /* to the worker */
-    ENGINE_START = 1,     /* payload: JSON, chat_request_to_json(); id: a new request */
+    ENGINE_START = 1,     /* payload: JSON, chat_request_to_json() and "client":text, "batch":bool; id: a new request.
+                             Prefixes are shared between requests of one client only; batch gives way to others */
     ENGINE_CANCEL,        /* no payload; the worker answers ENGINE_END with FINISH_CANCELLED if it was running */
     ENGINE_PING,          /* no payload, id echoed in ENGINE_PONG by the decode thread itself */
+    ENGINE_EMBED,         /* JSON {"input":[text or array of token ids, …]}, 1 to ENGINE_MAX_INPUTS: answered by
+                             ENGINE_EMBEDDING. Texts get the tokens that the vocabulary puts around them, ids do not */
+    ENGINE_TOKENIZE,      /* JSON {"text":…,"add_special":bool}, or as ENGINE_START for the prompt it would make:
+                             ENGINE_TOKENS */
+    ENGINE_DETOKENIZE,    /* JSON {"tokens":[id, …]}: ENGINE_TEXT */
     /* from the worker */
     ENGINE_READY = 101,   /* once: JSON {"model":name,"digest":"sha256:hex","context":n,"vocab":n,"sessions":n,
                              "kernels":"avx2","threads":n,"bytes":n,"load_usec":n,"architecture":"bitnet-b1.58"} */
@@ -53,7 +59,12 @@ enum engine_frame {
     ENGINE_END,           /* struct engine_end: nothing more for this id */
     ENGINE_REFUSED,       /* JSON {"code":…,"message":…}: this id was not run; codes below. Nothing more for this id */
     ENGINE_PONG,
+    ENGINE_EMBEDDING,     /* struct engine_embedding, then n * width floats: a unit vector a text, pooled as the model
+                             says (the mean where it says nothing). Nothing more for this id, as with the next two */
+    ENGINE_TOKENS,        /* int32 ids */
+    ENGINE_TEXT,          /* whole UTF-8 characters; control tokens have no text */
 };
+#define ENGINE_MAX_INPUTS 2048
 
 /* Codes of ENGINE_REFUSED: */
 #define ENGINE_E_CONTEXT "context_length_exceeded"   /* prompt does not leave room for one token */
@@ -65,6 +76,8 @@ enum engine_frame {
 enum engine_finish { FINISH_STOP, FINISH_LENGTH, FINISH_CANCELLED, FINISH_ERROR, FINISH_TOOL_CALLS };
 
 struct engine_prompt { uint32_t n_tokens; uint32_t n_cached; uint64_t prefill_usec; };
+
+struct engine_embedding { uint32_t n, width, n_tokens, reserved; };
 
 struct engine_end {
     uint32_t finish;          /* enum engine_finish */

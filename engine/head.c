@@ -97,22 +97,6 @@ void head_run(struct forward *f)
 
 /* ---- the vector of a text ---------------------------------------------------------------------------------------- */
 
-/* Mean of n rows, first row or last row. */
-static void pool_vectors(float *out, const float *rows, size_t n, size_t width, enum pooling how)
-{
-    if (how != POOLING_MEAN) {
-        memcpy(out, rows + (how == POOLING_LAST ? n - 1 : 0) * width, width * sizeof(*out));
-        return;
-    }
-    for (size_t c = 0; c < width; c++) {
-        double sum = 0;
-
-        for (size_t i = 0; i < n; i++)
-            sum += (double)rows[i * width + c];
-        out[c] = (float)(sum / (double)n);
-    }
-}
-
 static void make_unit(float *x, size_t n)
 {
     double squares = 0;
@@ -121,6 +105,20 @@ static void make_unit(float *x, size_t n)
         squares += (double)x[i] * (double)x[i];
     for (size_t i = 0; i < n && squares > 0; i++)
         x[i] = (float)((double)x[i] / sqrt(squares));
+}
+
+void forward_pool(float *out, const float *rows, size_t n, size_t width, enum pooling how)
+{
+    if (how != POOLING_MEAN)
+        memcpy(out, rows + (how == POOLING_LAST ? n - 1 : 0) * width, width * sizeof(*out));
+    for (size_t c = 0; how == POOLING_MEAN && c < width; c++) {
+        double sum = 0;
+
+        for (size_t i = 0; i < n; i++)
+            sum += (double)rows[i * width + c];
+        out[c] = (float)(sum / (double)n);
+    }
+    make_unit(out, width);
 }
 
 int forward_embed(struct forward *f, struct session *s, const int32_t *ids, size_t n, float *ret)
@@ -148,11 +146,9 @@ int forward_embed(struct forward *f, struct session *s, const int32_t *ids, size
     f->hidden = NULL;
     if (r < 0)
         return r;
-    if (f->m->pooling == POOLING_NONE) {
+    if (f->m->pooling == POOLING_NONE)
         memcpy(ret, all, floats);
-    } else {
-        pool_vectors(ret, all, n, width, f->m->pooling);
-        make_unit(ret, width);
-    }
+    else
+        forward_pool(ret, all, n, width, f->m->pooling);
     return 0;
 }

@@ -69,6 +69,7 @@ const char *tokenizer_name(const struct tokenizer *t, int32_t id);        /* as 
 int32_t tokenizer_find(const struct tokenizer *t, const char *token);    /* id of exactly this vocabulary entry, or -1 */
 size_t tokenizer_size(const struct tokenizer *t);
 int32_t tokenizer_bos(const struct tokenizer *t);                        /* -1: none or not added */
+int32_t tokenizer_eos(const struct tokenizer *t);                        /* what closes a text to embed; likewise */
 bool tokenizer_is_end(const struct tokenizer *t, int32_t id);            /* in the end-of-generation set, bitnet.md 3.3 */
 
 /* Joins pieces to whole UTF-8 and watches for stop strings. Invalid bytes become U+FFFD once they cannot complete. */
@@ -93,28 +94,19 @@ int template_render(const char *template, const struct tokenizer *t, const json_
 struct source_tensor;                                    /* engine/source.h */
 
 /* ---- weights.c: matrices, in whatever type the file holds them -------------------------------------------------- */
-/* Packed in `layout` (kernels.h), rows of `padded` columns; y = sum * scale * what one step of the input is worth.
- * row_scales (rows) replaces scale where rows have their own, else NULL. norm_in (cols) or NULL: the gain of a norm of
- * this matrix's own input. */
-struct ternary {
-    const uint8_t *w;
-    const struct ternary_layout *layout;
-    size_t rows, cols, padded;
-    float scale;
-    const float *row_scales, *norm_in;
-};
+/* Layout A (kernels.h); y = sum * scale * what one step of the input is worth. row_scales (rows) replaces scale where
+ * rows have their own, else NULL. norm_in (cols) or NULL: the gain of a norm of this matrix's own input. */
+struct ternary { const uint8_t *w; size_t rows, cols, padded; float scale; const float *row_scales, *norm_in; };
 struct dense { const void *w; enum tensor_type type; size_t rows, cols; };       /* floats or blocks, where the file has them */
 
 struct ternary_reading {
     char i2s_layout;         /* of an I2_S tensor: 'a' (0 too), 'b' or 'c', bitnet.md 2.6 */
     bool binary;             /* -1 and 1 only; a float master is cut at its mean */
 };
-/* Check the tensor and make canonical w of it: used where it lies when it is that already, else packed into `copies`. Floats
+/* Check the tensor and make w of it: used where it lies when it already is layout A, else repacked into `copies`. Floats
  * that are not {-c, 0, c} are quantised by their mean magnitude. t is rows x cols as w says. 0, -ENOMEM, or -EINVAL with
  * *err naming the tensor. */
 int ternary_load(struct ternary *w, const struct source_tensor *t, struct ternary_reading how, struct arena *copies, struct err *err);
-/* Canonical w to another layout, in `copies`. 0 or -ENOMEM. */
-int ternary_repack(struct ternary *w, const struct ternary_layout *layout, struct arena *copies);
 void ternary_row(const struct ternary *w, size_t row, float *out);              /* (padded) -1, 0, 1: without the scale */
 int dense_load(struct dense *ret, const struct source_tensor *t, struct err *err); /* 0, or -EINVAL with *err */
 void dense_row(const struct dense *d, size_t row, float *out);                  /* (cols) */
@@ -210,6 +202,8 @@ int forward_run(struct forward *f, const struct forward_row *rows, size_t n);
 /* The vector of a text as the model's pooling makes it, of length 1; with POOLING_NONE a row for each token, (n, n_embd),
  * as output_norm gives it. The session is reset first. 0; as forward_run, the session then holding part of the text. */
 int forward_embed(struct forward *f, struct session *s, const int32_t *ids, size_t n, float *ret);
+/* Their mean, the first or the last of n rows, made of length 1. */
+void forward_pool(float *out, const float *rows, size_t n, size_t width, enum pooling how);
 /* Call fn for every stage of every row that runs from now on, from the caller's thread: "l0.attn_norm", "l0.q", …,
  * "final_norm"; row is the position. NULL: no more. */
 void forward_trace(struct forward *f, void (*fn)(void *arg, const char *name, size_t row, const float *x, size_t n), void *arg);

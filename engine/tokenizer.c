@@ -150,6 +150,11 @@ int32_t tokenizer_bos(const struct tokenizer *t)
     return t->bos;
 }
 
+int32_t tokenizer_eos(const struct tokenizer *t)
+{
+    return t->eos;
+}
+
 bool tokenizer_is_end(const struct tokenizer *t, int32_t id)
 {
     return t->ends[id];

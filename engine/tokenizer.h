@@ -36,7 +36,7 @@ struct tokenizer {
     struct merge *merges;
     uint32_t merges_mask;
     int32_t bytes[256];               /* the token of a single byte, or -1 */
-    int32_t bos, unknown;
+    int32_t bos, eos, unknown;
     int32_t *specials;                /* control and user tokens, longest first */
     size_t n_specials;
     bool special_first[256];          /* bytes a special token can begin with */

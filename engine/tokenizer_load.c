@@ -186,6 +186,7 @@ static int load_ids(struct tokenizer *t, const struct gguf *g, bool add_bos, str
         "<|end_of_text|>",
     };
     int32_t id, padding;
+    bool add_eos = false;
     int r;
 
     for (size_t i = 0; i < ARRAY_SIZE(end_keys); i++) {
@@ -194,6 +195,8 @@ static int load_ids(struct tokenizer *t, const struct gguf *g, bool add_bos, str
             return r;
         if (id >= 0)
             t->ends[id] = true;
+        if (i == 0)
+            t->eos = id;
     }
     r = load_end_list(t, g, err);
     if (r < 0)
@@ -213,6 +216,8 @@ static int load_ids(struct tokenizer *t, const struct gguf *g, bool add_bos, str
     if (r < 0)
         return r;
     r = load_flag(g, "tokenizer.ggml.add_bos_token", &add_bos, err);
+    if (r == 0)
+        r = load_flag(g, "tokenizer.ggml.add_eos_token", &add_eos, err);
     if (r < 0)
         return r;
 
@@ -222,6 +227,8 @@ static int load_ids(struct tokenizer *t, const struct gguf *g, bool add_bos, str
             t->types[i] = TOKEN_CONTROL;
     if (!add_bos)
         t->bos = -1;
+    if (!add_eos)
+        t->eos = -1;
     return 0;
 }
 

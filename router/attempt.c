@@ -23,12 +23,14 @@ void answer_init(struct answer *a)
     *a = (struct answer) {0};
     buf_init(&a->text, ANSWER_MAX_BYTES);
     buf_init(&a->pieces, ANSWER_MAX_BYTES);
+    buf_init(&a->result, FRAME_MAX_PAYLOAD);
 }
 
 void answer_done(struct answer *a)
 {
     buf_done(&a->text);
     buf_done(&a->pieces);
+    buf_done(&a->result);
     json_decref(a->logprobs);
     answer_init(a);
 }
@@ -93,7 +95,7 @@ static void attempt_add(struct request *q, enum answer_channel channel, const ch
 {
     if (len && !q->attempt.first_byte_usec)
         q->attempt.first_byte_usec = clock_wall_usec();
-    if (q->attempt.state != ATTEMPT_RUNNING || (!len && !id) || piece_add(&q->answer, channel, id, text, len) == 0)
+    if ((!len && !id) || piece_add(&q->answer, channel, id, text, len) == 0)
         return;
     attempt_leave(q);
     attempt_fail(q, "answer-too-large");

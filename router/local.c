@@ -35,13 +35,23 @@ static void line_remove(struct request *q)
     q->router->local.n_line--;
 }
 
+static uint32_t order_type(const struct request *q)
+{
+    static const uint32_t types[] = {
+        [CHAT_ANSWER] = ENGINE_START, [CHAT_EMBED] = ENGINE_EMBED, [CHAT_TOKENIZE] = ENGINE_TOKENIZE,
+        [CHAT_DETOKENIZE] = ENGINE_DETOKENIZE,
+    };
+
+    return types[q->chat->task];
+}
+
 /* The request as the engine reads it. NULL: no memory. */
 static char *order_text(const struct request *q)
 {
-    cleanup(json_decrefp) json_t *order = chat_request_to_json(q->chat);
+    cleanup(json_decrefp) json_t *order = q->chat->input ? json_incref(q->chat->input) : chat_request_to_json(q->chat);
     double temperature = q->config->default_temperature;
 
-    if (order && isnan(q->chat->params.temperature) && !isnan(temperature) &&
+    if (order && !q->chat->input && isnan(q->chat->params.temperature) && !isnan(temperature) &&
         json_object_set_new(order, "temperature", json_real(temperature)) < 0)
         return NULL;
     return order ? json_dumps(order, JSON_COMPACT) : NULL;
@@ -55,7 +65,7 @@ static int run_start(struct request *q)
 
     if (!order)
         return -ENOMEM;
-    r = link_send(&l->link, ENGINE_START, q->attempt.id, order, strlen(order));
+    r = link_send(&l->link, order_type(q), q->attempt.id, order, strlen(order));
     if (r < 0)
         return r;
     l->runs[l->n_runs].id = q->attempt.id;
@@ -95,22 +105,6 @@ static void line_dismiss(struct router *r)
         q->fault.http_status = 503;
     }
     request_run_all(r);
-}
-
-int local_check(const struct request *q, struct request_error *ret_fault)
-{
-    const struct chat_request *c = q->chat;
-    bool tools = c->tools && c->tool_choice != CHAT_TOOL_NONE;
-
-    if (!tools && c->format.type == CHAT_FORMAT_TEXT)
-        return 0;
-    *ret_fault = (struct request_error) {
-        .http_status = 400, .type = "invalid_request_error", .code = "unsupported_parameter",
-        .param = tools ? "tools" : "response_format",
-        .message = tools ? "tools: not supported by the local model, and no cloud may answer this request" :
-                   "response_format: only text is supported by the local model, and no cloud may answer this request",
-    };
-    return 1;
 }
 
 int local_start(struct request *q)
@@ -266,6 +260,30 @@ static int on_end(struct router *r, struct request *q, const struct frame *f)
     return 0;
 }
 
+/* What a task asked for, whole. */
+static int on_result(struct request *q, const struct frame *f)
+{
+    struct engine_embedding e = {0};
+    size_t head = f->type == ENGINE_EMBEDDING ? sizeof(e) : 0;
+
+    if (f->len < head || (f->type == ENGINE_TOKENS && f->len % sizeof(int32_t)))
+        return -EPROTO;
+    memcpy(&e, f->data, head);
+    if (head && (f->len - head) / sizeof(float) != (uint64_t)e.n * e.width)
+        return -EPROTO;
+    if (!q)
+        return 0;
+    attempt_finish(q, "stop");
+    if (f->type == ENGINE_TEXT)
+        attempt_text(q, (const char *)f->data, f->len, NULL);
+    else if (buf_append(&q->answer.result, f->data + head, f->len - head) < 0)
+        run_fail(q, "no-memory", "out_of_memory", "out of memory; try again");
+    q->answer.tokens_in = f->type == ENGINE_TOKENS ? f->len / (uint32_t)sizeof(int32_t) : e.n_tokens;
+    q->answer.n_vectors = e.n;
+    q->answer.width = e.width;
+    return 0;
+}
+
 static int on_refused(struct request *q, const struct frame *f)
 {
     cleanup(json_decrefp) json_t *why = json_parse(f->data, f->len, NULL);
@@ -309,7 +327,7 @@ static int on_run_frame(struct router *r, const struct frame *f)
         return on_token(q, f);
 
     l->runs[i] = l->runs[--l->n_runs];
-    result = f->type == ENGINE_END ? on_end(r, q, f) : on_refused(q, f);
+    result = f->type == ENGINE_END ? on_end(r, q, f) : f->type == ENGINE_REFUSED ? on_refused(q, f) : on_result(q, f);
     if (result < 0 && q)
         run_fail(q, "engine-protocol", "engine_failed", "the local model failed; try again");
     if (q)
@@ -329,6 +347,9 @@ static int on_frame(struct router *r, const struct frame *f)
     case ENGINE_TOKEN:
     case ENGINE_END:
     case ENGINE_REFUSED:
+    case ENGINE_EMBEDDING:
+    case ENGINE_TOKENS:
+    case ENGINE_TEXT:
         return on_run_frame(r, f);
     case ENGINE_PONG:
         return 0;

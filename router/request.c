@@ -190,13 +190,14 @@ static enum step do_label(struct request *q)
 {
     struct label_result l = policy_label(q->config->policy.default_label,
                                          q->asked.has_key_label ? &q->asked.key_label : NULL, q->asked.label);
-    cleanup(freep) char *prompt = json_canonical(q->chat->messages);
+    const json_t *messages = q->chat->messages;
+    cleanup(freep) char *prompt = json_canonical(q->chat->input ? q->chat->input : messages);
     struct store_record row = {.kind = STORE_REQUEST, .request = {
         .dialect = q->asked.dialect, .key = q->asked.key, .peer = q->asked.peer, .mode = mode_name(q->in.mode),
         .model_asked = q->chat->model, .label = label_name(l.label), .label_source = label_source_name(l.source),
         .policy_digest = q->config->policy_digest, .model_digest = local_digest(q->router),
-        .n_messages = (uint32_t)json_array_size(q->chat->messages),
-        .content_bytes = chat_content_bytes(q->chat->messages), .stream = q->chat->stream,
+        .n_messages = (uint32_t)json_array_size(messages), .stream = q->chat->stream,
+        .content_bytes = q->chat->input && prompt ? strlen(prompt) : chat_content_bytes(messages),
     }};
 
     if (!prompt || !HMAC(EVP_sha256(), q->router->digest_key, sizeof(q->router->digest_key), (const uint8_t *)prompt,
@@ -205,8 +206,7 @@ static enum step do_label(struct request *q)
         return refuse(q);
     }
     q->in.label = l.label;
-    policy_features(&q->in.features, q->chat->messages);
-    q->in.local_fits = local_check(q, &q->beyond_local) == 0;
+    policy_features(&q->in.features, messages);
     q->labelled = true;
     row_append(q, &row);
     q->stage = STAGE_BEFORE;
@@ -284,10 +284,6 @@ static void none_fault(struct request *q)
         default:
             break;
         }
-    if (q->beyond_local.code) {
-        q->fault = q->beyond_local;
-        return;
-    }
     request_fault(q, 400, "invalid_request_error", "route_not_allowed", arena_printf(&q->arena,
                   "with label %s, mode %s and this model nothing may answer; ask for another model or mode",
                   label_name(q->in.label), mode_name(q->in.mode)), 0);
@@ -402,7 +398,7 @@ static enum step do_answer(struct request *q)
         return STEP_WAIT;
     case ATTEMPT_OK:
         q->stage = STAGE_END;
-        return local ? STEP_DECIDE : STEP_RELEASE;
+        return local && q->chat->task == CHAT_ANSWER ? STEP_DECIDE : STEP_RELEASE;
     default:
         break;
     }
@@ -473,7 +469,9 @@ static enum step do_record(struct request *q)
         sink->end(q->arg, &m, &(struct request_result) {
             .finish = q->answer.finish, .tokens_in = q->answer.tokens_in, .tokens_out = q->answer.tokens_out,
             .tokens_cached = q->answer.tokens_cached, .cost_microusd = (int64_t)q->cost_microusd,
-            .confidence = request_confidence(q),
+            .confidence = request_confidence(q), .vectors = (const float *)q->answer.result.data,
+            .n_vectors = q->answer.n_vectors, .width = q->answer.width,
+            .tokens = (const int32_t *)q->answer.result.data,
         });
     else if (sink)
         sink->fail(q->arg, &m, &q->fault);

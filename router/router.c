@@ -175,7 +175,17 @@ int model_resolve(struct request *q, struct request_error *ret_fault)
     static const char *const automatic[] = {"", "auto", "tern"};
     const char *name = q->chat->model ? q->chat->model : "", *local = local_model(q->router);
     int endpoint = endpoint_find(&q->config->policy, name);
+    bool task = q->chat->task != CHAT_ANSWER;
 
+    if (task && (endpoint >= 0 || strcmp(name, "cloud") == 0)) {
+        *ret_fault = (struct request_error) {
+            .http_status = 400, .type = "invalid_request_error", .code = "unsupported_value", .param = "model",
+            .message = "model: only the local model does this; expected auto, local or its name",
+        };
+        return 1;
+    }
+    if (task)
+        q->in.mode = MODE_LOCAL_ONLY;
     if (is_one_of(name, automatic, ARRAY_SIZE(automatic))) {
         q->in.ask = ASK_AUTO;
     } else if (strcmp(name, "local") == 0 || (local && strcmp(name, local) == 0)) {

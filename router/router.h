@@ -94,6 +94,10 @@ struct request_result {
     uint32_t tokens_cached;       /* of tokens_in: not read again, as far as the tier told */
     int64_t cost_microusd;
     double confidence;            /* NAN: none */
+    /* Of tasks that are no answer (base/chat.h), lent like all else here; CHAT_DETOKENIZE's text comes as a delta. */
+    const float *vectors;         /* CHAT_EMBED: (n_vectors, width), each of length 1 */
+    uint32_t n_vectors, width;
+    const int32_t *tokens;        /* CHAT_TOKENIZE: (tokens_in) ids */
 };
 struct request_error {
     int http_status;              /* 400, 404, 408, 429, 500, 502, 503, 504 */

@@ -1,0 +1,172 @@
+/* One request being answered. Its slot is filled from a START frame, or the frame is refused; each token is chosen from
+ * the slot's logits, sent with what it adds to the answer, and ends the request when it was the last: the model's own
+ * end, a stop string, or the number that was asked for. */
+#include <errno.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "engine/worker.h"
+
+#define MAX_STOP_BYTES 1024
+
+void job_clear(struct job *j)
+{
+    chat_request_free(j->request);
+    sampler_free(j->sampler);
+    textgate_done(&j->gate);
+    tokens_done(&j->prompt);
+    *j = (struct job){ .session = j->session, .logits = j->logits };
+}
+
+int job_end(struct worker *w, struct job *j, enum engine_finish finish)
+{
+    uint64_t now = clock_usec(), prompt = j->prompt_usec ? j->prompt_usec : now, id = j->id;
+    struct engine_end end = {
+        .finish = finish, .n_prompt = (uint32_t)j->prompt.len, .n_tokens = (uint32_t)j->n_tokens,
+        .prefill_usec = prompt - j->start_usec, .decode_usec = now - prompt,
+    };
+
+    job_clear(j);
+    w->n_running--;
+    return worker_send(w, ENGINE_END, id, &end, sizeof(end));
+}
+
+int job_token(struct worker *w, struct job *j)
+{
+    const struct tokenizer *tokenizer = w->model->tokenizer;
+    struct engine_token t = { 0 };
+    enum engine_finish finish = FINISH_ERROR;
+    bool last = true;
+    size_t len;
+    int r;
+
+    sampler_pick(j->sampler, j->logits, &t);
+    j->token = (int32_t)t.id;
+    j->n_tokens++;
+    t.piece = tokenizer_piece(tokenizer, j->token, &len);
+    t.piece_len = (uint32_t)len;
+    for (size_t i = 0; i < t.n_top; i++) {
+        t.top[i].piece = tokenizer_piece(tokenizer, (int32_t)t.top[i].id, &len);
+        t.top[i].piece_len = (uint32_t)len;
+    }
+
+    buf_clear(&w->text);
+    if (tokenizer_is_end(tokenizer, j->token)) {
+        finish = FINISH_STOP;
+        t.piece_len = 0;
+        r = textgate_flush(&j->gate, &w->text);
+    } else {
+        r = textgate_push(&j->gate, t.piece, t.piece_len, &w->text);
+        last = r != 0 || j->n_tokens == j->max_tokens;
+        finish = r > 0 ? FINISH_STOP : FINISH_LENGTH;
+        if (r == 0 && last)
+            r = textgate_flush(&j->gate, &w->text);
+    }
+    t.text = (const char *)w->text.data;
+    t.text_len = (uint32_t)w->text.len;
+    buf_clear(&w->frame);
+    if (r < 0 || engine_token_encode(&w->frame, &t) < 0)
+        return job_end(w, j, FINISH_ERROR);
+    r = worker_send(w, ENGINE_TOKEN, j->id, w->frame.data, w->frame.len);
+    return r < 0 || !last ? r : job_end(w, j, finish);
+}
+
+int job_prompted(struct worker *w, struct job *j)
+{
+    struct engine_prompt p = { .n_tokens = (uint32_t)j->prompt.len };
+    int r;
+
+    j->prompt_usec = clock_usec();
+    p.prefill_usec = j->prompt_usec - j->start_usec;
+    r = worker_send(w, ENGINE_PROMPT, j->id, &p, sizeof(p));
+    return r < 0 ? r : job_token(w, j);
+}
+
+/* ---- from its frame ---- */
+
+void job_prompt(const struct worker *w, const struct chat_request *request, struct tokens *ret, struct refusal *why)
+{
+    size_t bytes = chat_content_bytes(request->messages);
+    int r;
+
+    /* What cannot fit, however its bytes are cut, need not be cut to know it. */
+    if (bytes / w->longest_piece >= w->n_ctx) {
+        why->code = ENGINE_E_CONTEXT;
+        err_set(&why->err, 0, "the prompt's %zu bytes are at least %zu tokens; the context holds %zu",
+                bytes, bytes / w->longest_piece, w->n_ctx);
+        return;
+    }
+    r = template_render(w->model->template, w->model->tokenizer, request->messages, ret, &why->err);
+    if (r < 0)
+        refusal_set(why, r);
+    else if (!ret->len)
+        refusal_set(why, err_set(&why->err, -EINVAL, "messages: nothing to answer"));
+}
+
+/* What the client left open is the engine's to say. */
+static int params_read(const struct worker *w, struct chat_params *params, struct err *err)
+{
+    for (size_t i = 0; i < params->n_stop; i++)
+        if (strlen(params->stop[i]) > MAX_STOP_BYTES)
+            return err_set(err, -EINVAL, "stop: expected strings of at most %d bytes", MAX_STOP_BYTES);
+    if (isnan(params->temperature))
+        params->temperature = w->cfg->temperature;
+    if (isnan(params->top_p))
+        params->top_p = w->cfg->top_p;
+    return 0;
+}
+
+static int request_read(const struct worker *w, struct job *j, const struct frame *f, struct err *err)
+{
+    cleanup(json_decrefp) json_t *body = json_parse(f->data, f->len, err);
+    int r;
+
+    if (!body)
+        return -EINVAL;
+    r = chat_request_from_json(&j->request, body, err);
+    return r < 0 ? r : params_read(w, &j->request->params, err);
+}
+
+static void fill(struct worker *w, struct job *j, const struct frame *f, struct refusal *why)
+{
+    const struct chat_params *params;
+    int r = request_read(w, j, f, &why->err);
+
+    if (r < 0) {
+        refusal_set(why, r);
+        return;
+    }
+    job_prompt(w, j->request, &j->prompt, why);
+    if (why->code)
+        return;
+    if (j->prompt.len >= w->n_ctx) {
+        why->code = ENGINE_E_CONTEXT;
+        err_set(&why->err, 0, "the prompt is %zu tokens; the context holds %zu, the answer included",
+                j->prompt.len, w->n_ctx);
+        return;
+    }
+    params = &j->request->params;
+    r = sampler_new(&j->sampler, params, w->model->n_vocab);
+    if (r < 0) {
+        refusal_set(why, r);
+        return;
+    }
+    j->max_tokens = w->n_ctx - j->prompt.len;
+    if (params->max_tokens > 0)
+        j->max_tokens = MIN(j->max_tokens, (size_t)params->max_tokens);
+    else if (w->cfg->max_tokens)
+        j->max_tokens = MIN(j->max_tokens, w->cfg->max_tokens);
+    textgate_init(&j->gate, params->stop, params->n_stop);
+    session_reset(j->session, 0);
+}
+
+void job_start(struct worker *w, struct job *j, const struct frame *f, struct refusal *why)
+{
+    j->id = f->id;
+    j->start_usec = clock_usec();
+    fill(w, j, f, why);
+    if (why->code)
+        job_clear(j);
+    else
+        w->n_running++;
+}

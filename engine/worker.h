@@ -1,0 +1,91 @@
+/* What the files of the engine's process share.
+ *
+ *   worker.c      the process: loads the model, reads frames, sleeps when there is nothing to do
+ *   scheduler.c   which rows the next run of the model is made of
+ *   job.c         one request being answered: from its frame to its last token
+ *   service.c     what needs no answer: vectors of texts, ids of a text and back
+ *
+ * All of it belongs to the decode thread. */
+#pragma once
+
+#include "engine/internal.h"
+
+/* One request being answered; a slot with its session and room for logits, used again and again. */
+struct job {
+    struct chat_request *request;     /* NULL: the slot is free */
+    uint64_t id;
+    struct session *session;
+    float *logits;                    /* (n_vocab) */
+    struct sampler *sampler;
+    struct textgate gate;
+    struct tokens prompt;
+    size_t n_fed;                     /* of the prompt */
+    size_t n_tokens, max_tokens;      /* new ones */
+    int32_t token;                    /* the last one, not yet fed */
+    uint64_t start_usec, prompt_usec; /* when it came, and when its prompt was through (0: not yet) */
+};
+
+/* Texts being made vectors, one at a time, in order. */
+struct embedding {
+    uint64_t id;
+    struct tokens ids;                /* of all texts, one after the other */
+    size_t *ends;                     /* (n) where each text ends in ids */
+    size_t n, done;
+    uint64_t start_usec;
+    struct buf vectors;               /* the payload so far */
+    struct embedding *next;
+};
+
+struct worker {
+    int fd;
+    const struct engine_config *cfg;
+    struct model *model;
+    struct pool *pool;
+    struct forward *forward;
+    size_t n_ctx, longest_piece;
+    /* scheduler.c: */
+    struct forward_row *rows;
+    struct job *jobs;
+    size_t n_jobs, n_running;
+    size_t turn;                      /* whose prompt goes first in the next step */
+    struct embedding *embeddings;     /* in order of arrival */
+    struct session *embed_session;    /* made when first needed */
+    struct buf text, frame, out;      /* scratch: what a token shows, its payload; frames not yet written */
+};
+
+/* ---- worker.c ---- */
+/* Queue a frame; what is queued leaves in one write after each step. 0, -ENOMEM, or the socket's -errno. */
+int worker_send(struct worker *w, uint32_t type, uint64_t id, const void *data, size_t len);
+/* Why a request was not begun; code NULL: it was. */
+struct refusal { const char *code; struct err err; };
+void refusal_set(struct refusal *why, int r);         /* by -ENOMEM or -EINVAL; the words of the latter are in err */
+int worker_refuse(struct worker *w, uint64_t id, const struct refusal *why);
+
+/* ---- scheduler.c ---- */
+int scheduler_init(struct worker *w, struct err *err);
+void scheduler_done(struct worker *w);
+bool scheduler_busy(const struct worker *w);
+/* One run of the model and what follows from it. 0, or what worker_send() says. */
+int scheduler_step(struct worker *w);
+int scheduler_start(struct worker *w, const struct frame *f);
+int scheduler_cancel(struct worker *w, uint64_t id);
+
+/* ---- job.c ---- */
+/* Fill the free slot with the request in the frame; it stays free when it is refused. */
+void job_start(struct worker *w, struct job *j, const struct frame *f, struct refusal *why);
+void job_clear(struct job *j);
+int job_end(struct worker *w, struct job *j, enum engine_finish finish);
+/* The prompt that a request makes, in *ret; for why->code NULL. */
+void job_prompt(const struct worker *w, const struct chat_request *request, struct tokens *ret, struct refusal *why);
+/* The prompt is through: tell, and choose the first token. */
+int job_prompted(struct worker *w, struct job *j);
+/* Choose a token from the job's logits and send it; ends the job when that was its last. */
+int job_token(struct worker *w, struct job *j);
+
+/* ---- service.c ---- */
+int service_tokenize(struct worker *w, const struct frame *f);
+int service_detokenize(struct worker *w, const struct frame *f);
+int service_embed(struct worker *w, const struct frame *f);    /* begins; embedding_step() goes on */
+int embedding_step(struct worker *w);                          /* one text more of the first one */
+int embedding_cancel(struct worker *w, uint64_t id);
+void embedding_free(struct embedding *e);
