@@ -414,6 +414,9 @@ static int finish(struct config *c, struct err *err)
     r = check_keys(c, err);
     if (r < 0)
         return r;
+    r = detector_of_policy(&router->detector, &router->policy, err);
+    if (r < 0)
+        return r;
     return policy_digest(router->policy_digest, &router->policy);
 }
 

@@ -116,6 +116,21 @@ const struct config_option options[] = {
      .standard = "private", .reload = true,
      .about = "Label of a request that nothing else labels. An endpoint is sent only what its labels list, so the "
               "default keeps unlabelled requests on the device."},
+    {"policy", "detect", ROUTER(policy.detect), .type = OPTION_PII,
+     .standard = "pem, key, email, iban, card, ssn, phone, term, custom", .reload = true,
+     .about = "What is looked for, by form and checksum, in a request labelled lower than detected_label: private keys "
+              "(pem), API keys, tokens and passwords (key), email, url, iban, card, ip, ssn, phone, random-looking "
+              "words (entropy), the words of terms (term), what matches pattern (custom); all or none. Names and "
+              "addresses have no form and are not found."},
+    {"policy", "detected_label", ROUTER(policy.detected_label), .type = OPTION_ENUM, .names = label_words,
+     .standard = "private", .reload = true,
+     .about = "Label of a request in which something was found, unless it has a higher one."},
+    {"policy", "terms", ROUTER(policy.terms), .type = OPTION_STRING, .standard = "", .example = "Project Heron, ACME",
+     .reload = true,
+     .about = "Words that count as found wherever they stand, in any case, separated by commas."},
+    {"policy", "pattern", ROUTER(policy.pattern), .type = OPTION_STRING, .standard = "", .example = "EMP-[0-9]{5}",
+     .reload = true,
+     .about = "Regular expression (PCRE2) whose matches count as found."},
     {"policy", "hold_tokens", ROUTER(policy.hold_tokens), .type = OPTION_UINT, .standard = "24", .max = 1024,
      .reload = true,
      .about = "Tokens of a local answer held back and judged before a byte is released; 0 never judges in the "
@@ -421,6 +436,8 @@ static int parse_value(const struct config_option *o, void *home, const char *s)
         return -EINVAL;
     case OPTION_LABELS:
         return label_set_from_string((unsigned *)(void *)member, s);
+    case OPTION_PII:
+        return pii_set_from_string((unsigned *)(void *)member, s);
     case OPTION_LIST:
         return parse_list((char (*)[128])(void *)member, (size_t *)(void *)((char *)home + o->count_offset), s);
     case OPTION_PRICE:
@@ -462,6 +479,10 @@ static void write_range(char *out, size_t size, const struct config_option *o)
         return;
     case OPTION_LABELS:
         snprintf(out, size, "labels separated by commas");
+        return;
+    case OPTION_PII:
+        snprintf(out, size, "all, none, or some of pem, key, email, url, iban, card, ip, ssn, phone, entropy, term and "
+                            "custom, separated by commas");
         return;
     case OPTION_LIST:
         snprintf(out, size, "at most %d items of at most 127 bytes, separated by commas", CONFIG_MAX_HOSTS);

@@ -6,7 +6,7 @@
 
 enum option_type {
     OPTION_STRING, OPTION_BOOL, OPTION_UINT, OPTION_SIZE, OPTION_DOUBLE, OPTION_MSEC, OPTION_USEC, OPTION_ENUM,
-    OPTION_LABELS, OPTION_LIST, OPTION_PRICE, OPTION_SHA256,
+    OPTION_LABELS, OPTION_PII, OPTION_LIST, OPTION_PRICE, OPTION_SHA256,
 };
 
 /* Which struct the offset counts from. The last two are the named sections, one struct for each name. */

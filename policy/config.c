@@ -1,5 +1,5 @@
 /* The policy's configuration: its defaults, its names, and the digest under which decisions are recorded. */
-#include "policy/policy.h"
+#include "policy/privacy.h"
 
 #include <errno.h>
 #include <openssl/evp.h>
@@ -53,6 +53,9 @@ void policy_config_default(struct policy_config *c)
     *c = (struct policy_config){
         .mode = MODE_AUTO,
         .default_label = LABEL_PRIVATE,
+        .detect = 1u << PII_PEM | 1u << PII_KEY | 1u << PII_EMAIL | 1u << PII_IBAN | 1u << PII_CARD | 1u << PII_SSN |
+                  1u << PII_PHONE | 1u << PII_TERM | 1u << PII_CUSTOM,
+        .detected_label = LABEL_PRIVATE,
         .hold_tokens = 24,
         .threshold = 0.6,
         .abort_threshold = 0.2,
@@ -86,8 +89,10 @@ static json_t *config_json(const struct policy_config *c)
         if (json_array_append_new(endpoints, j) < 0)
             return NULL;
     }
-    return json_pack("{s:s, s:s, s:I, s:f, s:f, s:I, s:O}", "mode", mode_name(c->mode),
-                     "default_label", label_name(c->default_label), "hold_tokens", (json_int_t)c->hold_tokens,
+    return json_pack("{s:s, s:s, s:I, s:s, s:s, s:s, s:I, s:f, s:f, s:I, s:O}", "mode", mode_name(c->mode),
+                     "default_label", label_name(c->default_label), "detect", (json_int_t)c->detect,
+                     "detected_label", label_name(c->detected_label), "terms", c->terms, "pattern", c->pattern,
+                     "hold_tokens", (json_int_t)c->hold_tokens,
                      "threshold", c->threshold, "abort_threshold", c->abort_threshold,
                      "max_prompt_bytes", (json_int_t)c->max_prompt_bytes, "endpoints", endpoints);
 }

@@ -164,6 +164,28 @@ int detector_new(struct detector **ret, const struct detector_config *c, struct 
     return 0;
 }
 
+int detector_of_policy(struct detector **ret, const struct policy_config *c, struct err *err)
+{
+    const char *terms[sizeof(c->terms) / 2], *pattern = c->pattern;
+    char words[sizeof(c->terms)], *rest = words;
+    struct detector_config config = { .types = c->detect, .terms = terms, .patterns = &pattern };
+
+    if (!c->detect) {
+        *ret = NULL;
+        return 0;
+    }
+    strcpy(words, c->terms);
+    for (char *word; c->detect & 1u << PII_TERM && (word = strsep(&rest, ","));) {
+        word += strspn(word, " \t");
+        for (size_t n = strlen(word); n && strchr(" \t", word[n - 1]);)
+            word[--n] = '\0';
+        if (*word)
+            terms[config.n_terms++] = word;
+    }
+    config.n_patterns = c->detect & 1u << PII_CUSTOM && *pattern;
+    return detector_new(ret, &config, err);
+}
+
 /* ---- a scan ------------------------------------------------------------------------------------------------------ */
 
 /* One text being scanned. */
@@ -273,4 +295,44 @@ int detector_scan(struct detector *d, const char *text, size_t len, struct pii_s
     if (out->len > s.first)
         qsort(out->at + s.first, out->len - s.first, sizeof(*out->at), by_place);
     return 0;
+}
+
+static int scan_string(struct detector *d, const char *s, size_t len, unsigned *types)
+{
+    struct pii_spans spans = { 0 };
+    int r = detector_scan(d, s, len, &spans);
+
+    for (size_t i = 0; i < spans.len; i++)
+        *types |= 1u << spans.at[i].type;
+    pii_spans_done(&spans);
+    return r;
+}
+
+/* As deep as jansson parses, at most. */
+static int scan_value(struct detector *d, const json_t *value, unsigned *types)
+{
+    const json_t *child;
+    const char *name;
+    size_t i;
+    int r = 0;
+
+    if (json_is_string(value))
+        return scan_string(d, json_string_value(value), json_string_length(value), types);
+    json_array_foreach(value, i, child)
+        if ((r = scan_value(d, child, types)) < 0)
+            return r;
+    json_object_foreach((json_t *)value, name, child)
+        if ((r = scan_string(d, name, strlen(name), types)) < 0 || (r = scan_value(d, child, types)) < 0)
+            return r;
+    return r;
+}
+
+int detector_scan_json(struct detector *d, const json_t *value, unsigned *ret_types)
+{
+    unsigned types = 0;
+    int r = scan_value(d, value, &types);
+
+    if (r == 0)
+        *ret_types = types;
+    return r;
 }

@@ -75,7 +75,27 @@ static bool is_set(const json_t *row, const char *key)
 
 /* ---- The request ------------------------------------------------------------------------------------------------- */
 
-static void tell_request(struct telling *t, const json_t *request)
+/* "because it holds an e-mail address and a card number" */
+static void tell_found(struct telling *t, const json_t *decision)
+{
+    static const struct { const char *type, *words; } kinds[] = {
+        { "PEM", "a private key" }, { "KEY", "a key, token or password" }, { "EMAIL", "an e-mail address" },
+        { "URL", "a web address" }, { "IBAN", "a bank account (IBAN)" }, { "CARD", "a card number" },
+        { "IP", "an IP address" }, { "SSN", "a social security number" }, { "PHONE", "a phone number" },
+        { "ENTROPY", "a random-looking word" }, { "TERM", "one of the configured terms" },
+        { "CUSTOM", "what the configured pattern matches" },
+    };
+    const json_t *found = json_object_get(json_object_get(decision, "features"), "found"), *name;
+    size_t i, n = json_array_size(found);
+
+    say(t, "because it holds %s", n ? "" : "something that was to be found");
+    json_array_foreach(found, i, name)
+        for (size_t k = 0; k < ARRAY_SIZE(kinds); k++)
+            if (json_is_string(name) && strcmp(json_string_value(name), kinds[k].type) == 0)
+                say(t, "%s%s", i == 0 ? "" : i + 1 == n ? " and " : ", ", kinds[k].words);
+}
+
+static void tell_request(struct telling *t, const json_t *request, const json_t *decision)
 {
     static const struct { const char *source, *because; } sources[] = {
         { "key", "because its key says so" },
@@ -105,6 +125,8 @@ static void tell_request(struct telling *t, const json_t *request)
         say(t, "; labelled %s ", label);
         if (is(request, "label_source", "default"))
             say(t, "because nothing labelled it and default_label = %s", label);
+        if (is(request, "label_source", "detector"))
+            tell_found(t, decision);
         for (size_t i = 0; i < ARRAY_SIZE(sources); i++)
             if (is(request, "label_source", sources[i].source))
                 say(t, "%s", sources[i].because);
@@ -309,7 +331,7 @@ json_t *policy_explain(const json_t *row)
         say(&t, "No request with this id is in the record.");
         end_line(&t);
     } else {
-        tell_request(&t, request);
+        tell_request(&t, request, json_array_get(json_object_get(row, "decisions"), 0));
         json_array_foreach(json_object_get(row, "decisions"), i, each)
             tell_decision(&t, request, each);
         json_array_foreach(json_object_get(row, "attempts"), i, each)

@@ -69,6 +69,7 @@ const char *label_source_name(enum label_source s)
         [LABEL_FROM_DEFAULT] = "default",
         [LABEL_FROM_KEY] = "key",
         [LABEL_FROM_HEADER] = "header",
+        [LABEL_FROM_DETECTOR] = "detector",
         [LABEL_FROM_ERROR] = "error",
     };
     return sources[(unsigned)s < ARRAY_SIZE(sources) ? s : LABEL_FROM_ERROR];
@@ -95,4 +96,13 @@ struct label_result policy_label(enum label default_label, const enum label *key
         return by_header;
     by_key = checked(*key_label, LABEL_FROM_KEY);
     return !header || by_key.label > by_header.label ? by_key : by_header;
+}
+
+struct label_result policy_label_found(struct label_result l, int scan, unsigned found, enum label raise)
+{
+    if (scan < 0 && l.label < LABEL_PRIVATE)
+        return (struct label_result){ LABEL_PRIVATE, LABEL_FROM_ERROR };
+    if (scan >= 0 && found && l.label < checked(raise, LABEL_FROM_DETECTOR).label)
+        return checked(raise, LABEL_FROM_DETECTOR);
+    return l;
 }

@@ -219,6 +219,16 @@ static size_t word_before(const char *text, size_t i, const char *const words[],
     return 0;
 }
 
+/* Bytes up to a blank, a quote, a comma or a semicolon. */
+static size_t word_after(const char *s, size_t max)
+{
+    size_t n = 0;
+
+    while (n < max && !strchr(" \t\r\n\"',;", s[n]))
+        n++;
+    return n;
+}
+
 /* "password: …", "API_KEY=…", "the token is …": the word that stands before says what follows. What follows "is" has
  * a digit or a sign in it, which a plain word has not. The expression finds the first six bytes. */
 static bool check_assigned(struct candidate *c)
@@ -236,8 +246,11 @@ static bool check_assigned(struct candidate *c)
     }
     if (!word_before(c->text, i, secrets, ARRAY_SIZE(secrets)))
         return false;
-    while (c->end < max && !strchr(" \t\r\n\"',;", c->text[c->end]))
-        c->end++;
+    c->end = c->start + word_after(c->text + c->start, max - c->start);
+    if (word_before(c->text, c->end, between, ARRAY_SIZE(between)) == c->end - c->start && c->end + 1 < max) {
+        c->start = c->end + 1;                                /* that was the scheme */
+        c->end = c->start + word_after(c->text + c->start, max - c->start);
+    }
     while (c->end > c->start && strchr(".)?", c->text[c->end - 1]))
         c->end--;
     for (size_t k = c->start; k < c->end; k++)

@@ -18,12 +18,15 @@ int label_from_string(enum label *ret, const char *s);         /* 0 or -EINVAL; 
 int label_set_from_string(unsigned *ret, const char *s);
 
 /* Where a label came from, most telling first. */
-enum label_source { LABEL_FROM_DEFAULT, LABEL_FROM_KEY, LABEL_FROM_HEADER, LABEL_FROM_ERROR };
-const char *label_source_name(enum label_source s);            /* "default", "key", "header", "error" */
+enum label_source { LABEL_FROM_DEFAULT, LABEL_FROM_KEY, LABEL_FROM_HEADER, LABEL_FROM_DETECTOR, LABEL_FROM_ERROR };
+const char *label_source_name(enum label_source s);            /* "default", "key", "header", "detector", "error" */
 struct label_result { enum label label; enum label_source source; };
 /* The effective label: the maximum over everything that labelled the request; the default only when nothing did. A header
  * that is there but not a label is an error, and an error is private at least. NULL: not given. */
 struct label_result policy_label(enum label default_label, const enum label *key_label, const char *header);
+/* The same after the content was looked at (policy/privacy.h): found, a set of enum pii, raises it to `raise` at least; a
+ * scan that failed (negative) to private at least. Never lowers. */
+struct label_result policy_label_found(struct label_result l, int scan, unsigned found, enum label raise);
 
 /* ---- Configuration ------------------------------------------------------------------------------------------------ */
 enum mode { MODE_AUTO, MODE_LOCAL_ONLY, MODE_CLOUD_ONLY, MODE_PREFER_LOCAL, MODE_COUNT };
@@ -50,6 +53,10 @@ struct policy_config {
     unsigned hold_tokens;        /* local tokens held back and judged before a byte is released; 0: no judgement in stream */
     double threshold;            /* escalate when P(local answer right) is below this */
     double abort_threshold;      /* the stricter bound in stream, before the answer is complete; <= threshold */
+    unsigned detect;             /* set of enum pii that is looked for in what is labelled lower than detected_label */
+    enum label detected_label;   /* what it is labelled then */
+    char terms[1024];            /* words that count as found, separated by commas */
+    char pattern[512];           /* a regular expression (PCRE2) that counts as found; "": none */
     uint64_t max_prompt_bytes;   /* longer requests are taken as too hard for the local model (0: no such rule) */
     struct policy_endpoint endpoints[POLICY_MAX_ENDPOINTS];   /* in order of preference */
     size_t n_endpoints;
@@ -124,6 +131,7 @@ struct policy_input {
     bool link_up;                          /* egress worker alive and not in offline mode */
     bool endpoint_ready[POLICY_MAX_ENDPOINTS];   /* breaker allows and not tried already in this request */
     bool endpoint_tried[POLICY_MAX_ENDPOINTS];
+    unsigned found;                        /* set of enum pii that raised the label */
     struct policy_features features;
     struct policy_signals signals;         /* STREAM and END */
 };

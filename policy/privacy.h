@@ -43,8 +43,13 @@ struct detector_config {
 struct detector;
 /* Compile; strings are copied. 0, -ENOMEM, or -EINVAL with *err naming the pattern and the offset in it. */
 int detector_new(struct detector **ret, const struct detector_config *c, struct err *err);
+/* The detector that a policy asks for: its types, terms and pattern. As detector_new(); *ret NULL: it asks for none. */
+int detector_of_policy(struct detector **ret, const struct policy_config *c, struct err *err);
 void detector_free(struct detector *d);
 static inline void detector_freep(struct detector **d) { detector_free(*d); }
+/* The types found in all strings of a JSON value (messages, tools), member names included, as a set of enum pii. As
+ * detector_scan(). */
+int detector_scan_json(struct detector *d, const json_t *value, unsigned *ret_types);
 /* Append what the len bytes of text (any bytes) give away, in order, not overlapping: the type listed first in enum pii
  * wins. 0, -ENOMEM, or -EINVAL: a regular expression gave up, so that the text must be taken as private. One thread at
  * a time. */

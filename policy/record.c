@@ -1,5 +1,5 @@
 /* What the record keeps of a decision: the numbers that went in and the routes that were considered, as JSON. */
-#include "policy/policy.h"
+#include "policy/privacy.h"
 
 /* A number, or null for one that JSON cannot say. */
 static json_t *number(double x)
@@ -19,6 +19,16 @@ static json_t *signals_json(const struct policy_signals *s)
                      "confidence", number(policy_confidence(s)));
 }
 
+static json_t *found_json(unsigned found)
+{
+    cleanup(json_decrefp) json_t *names = json_array();
+
+    for (unsigned t = 0; t < PII_COUNT; t++)
+        if (found & 1u << t && json_array_append_new(names, json_string(pii_name(t))) < 0)
+            return NULL;
+    return TAKE(names);
+}
+
 json_t *policy_features_json(const struct policy_input *in)
 {
     static const char *const asks[] = { [ASK_AUTO] = "auto", [ASK_LOCAL] = "local", [ASK_CLOUD] = "cloud" };
@@ -33,6 +43,8 @@ json_t *policy_features_json(const struct policy_input *in)
         "local_fits", (int)in->local_fits, "local_tried", (int)in->local_tried,
         "local_complete", (int)in->local_complete, "released", (int)in->released, "link_up", (int)in->link_up);
 
+    if (j && in->found && json_object_set_new(j, "found", found_json(in->found)) < 0)
+        return NULL;
     if (j && in->signals.n_tokens && json_object_set_new(j, "signals", signals_json(&in->signals)) < 0)
         return NULL;
     return TAKE(j);

@@ -186,10 +186,26 @@ static enum step do_model(struct request *q)
     }
 }
 
+/* What the content itself says: all of it that could leave, where that could still raise the label. */
+static struct label_result look_inside(struct request *q, struct label_result l)
+{
+    const struct router_config *c = q->config;
+    cleanup(json_decrefp) json_t *all = NULL;
+    int r = -ENOMEM;
+
+    if (!c->detector || l.label >= c->policy.detected_label)
+        return l;
+    all = chat_request_to_json(q->chat);
+    if (all)
+        r = detector_scan_json(c->detector, all, &q->in.found);
+    return policy_label_found(l, r, q->in.found, c->policy.detected_label);
+}
+
 static enum step do_label(struct request *q)
 {
-    struct label_result l = policy_label(q->config->policy.default_label,
-                                         q->asked.has_key_label ? &q->asked.key_label : NULL, q->asked.label);
+    const struct label_result l = look_inside(q, policy_label(q->config->policy.default_label,
+                                                              q->asked.has_key_label ? &q->asked.key_label : NULL,
+                                                              q->asked.label));
     const json_t *messages = q->chat->messages;
     cleanup(freep) char *prompt = json_canonical(q->chat->input ? q->chat->input : messages);
     struct store_record row = {.kind = STORE_REQUEST, .request = {

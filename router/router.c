@@ -33,8 +33,10 @@ struct router_config *router_config_ref(struct router_config *c)
 
 void router_config_unref(struct router_config *c)
 {
-    if (c && --c->refs == 0)
-        free(c);
+    if (!c || --c->refs)
+        return;
+    detector_free(c->detector);
+    free(c);
 }
 
 int router_new(struct router **ret, struct event_base *base, struct store *store, struct router_config *config,

@@ -7,7 +7,7 @@
 
 #include <event2/event.h>
 #include "base/chat.h"
-#include "policy/policy.h"
+#include "policy/privacy.h"
 #include "router/egress.h"
 #include "store/store.h"
 
@@ -16,6 +16,7 @@ struct router_config {
     unsigned refs;
     struct policy_config policy;
     char policy_digest[POLICY_DIGEST_BYTES];
+    struct detector *detector;             /* owned; NULL: nothing is looked for */
     struct egress_config cloud;            /* cloud.endpoints[i].policy equals policy.endpoints[i] */
     bool offline;                          /* [policy] offline: no cloud at all, whatever else is set */
     bool audit_or_refuse;                  /* store fault: refuse with 503; false: answer locally without a record */

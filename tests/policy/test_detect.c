@@ -138,11 +138,35 @@ Test(detect, configured_words_and_patterns)
     detector_free(d);
 }
 
+/* As the configuration has it, and through all strings of a request. */
+Test(detect, of_a_policy_in_json)
+{
+    cleanup(detector_freep) struct detector *d = NULL;
+    struct policy_config c;
+    json_t *j = json_pack("[{s:s}, {s:{s:s}}, {s:[s]}]", "role", "user", "f", "x", "see EMP-12345", "a", "ask acme ltd");
+    unsigned types = 99;
+
+    policy_config_default(&c);
+    cr_assert(detector_of_policy(&d, &c, NULL) == 0 && d && detector_scan_json(d, j, &types) == 0 && types == 0);
+    detector_free(TAKE(d));
+    strcpy(c.terms, " Heron, ACME Ltd ,,");
+    strcpy(c.pattern, "EMP-[0-9]{5}");
+    cr_assert(detector_of_policy(&d, &c, NULL) == 0 && detector_scan_json(d, j, &types) == 0);
+    cr_assert_eq(types, 1u << PII_TERM | 1u << PII_CUSTOM);
+    json_object_set_new(json_array_get(j, 1), "mail a@b.io", json_null());
+    cr_assert(detector_scan_json(d, j, &types) == 0 && types & 1u << PII_EMAIL);
+    detector_free(TAKE(d));
+    c.detect = 0;
+    cr_assert(detector_of_policy(&d, &c, NULL) == 0 && !d);
+    json_decref(j);
+}
+
 /* 256 KiB of what each expression likes best to begin with: read in the time of any other text, or given up. */
 Test(detect, hostile_texts_are_cheap)
 {
     static const char *const seeds[] = { "a@a.", "=", "=a", "eyJ.", "eyJ-", "1 ", "12 ", "1;1234567;", "aa11",
-        "-----BEGIN PRIVATE KEY-----", "http://", "::1 ", ":1", "1.1.1.1 ", "password=", " is is", "sk-", "Aa1Bb2Cc3", "www.a.", "[", "\xff\xfe", "+1", "(((1" };
+        "-----BEGIN PRIVATE KEY-----", "http://", "::1 ", ":1", "1.1.1.1 ", "password=", " is is", "sk-", "Aa1Bb2Cc3",
+        "www.a.", "[", "\xff\xfe", "+1", "(((1" };
     size_t len = 256 << 10;
     char *text = malloc(len);
     struct detector *d = detector_of(ALL);

@@ -68,3 +68,20 @@ Test(label, effective_is_the_maximum)
     }
     cr_assert(strcmp(label_source_name(LABEL_FROM_HEADER), "header") == 0);
 }
+
+/* Over every label, outcome of the scan and configured label: never lower, found is enough, a failure is private. */
+Test(label, what_is_found_only_raises)
+{
+    for (unsigned l = 0; l < LABEL_COUNT; l++)
+        for (unsigned raise = 0; raise <= LABEL_COUNT; raise++)
+            for (int scan = -1; scan <= 0; scan++)
+                for (unsigned found = 0; found < 4; found++) {
+                    struct label_result before = { (enum label)l, LABEL_FROM_HEADER };
+                    struct label_result after = policy_label_found(before, scan, found, (enum label)raise);
+                    unsigned to = raise < LABEL_COUNT ? raise : LABEL_PRIVATE;
+                    unsigned want = scan < 0 ? MAX(l, LABEL_PRIVATE) : found ? MAX(l, to) : l;
+
+                    cr_assert(after.label == want, "%u, %u, %d, %u: %u", l, raise, scan, found, after.label);
+                    cr_assert((after.label == l) == (after.source == LABEL_FROM_HEADER));
+                }
+}

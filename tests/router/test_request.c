@@ -607,6 +607,30 @@ Test(privacy, private_stays)
     end();
 }
 
+/* What is found in the content keeps a request that was labelled public, or not at all, on the device. */
+Test(privacy, what_is_found_stays)
+{
+    static const char *const labels[] = {"public", "internal", NULL};
+    static const char *const contents[] = {
+        "write to jo@example.org", "my card is 4111 1111 1111 1111", "password: hunter2!", "what is the capital of france",
+    };
+
+    world_init(&w, NULL);
+    w.engine_play.logprob = UNSURE;
+    for (size_t i = 0; i < ARRAY_SIZE(labels); i++)
+        for (size_t k = 0; k < ARRAY_SIZE(contents); k++) {
+            bool stays = k < 3;
+
+            ask(&(struct ask_for) {.label = labels[i], .content = contents[k]});
+            cr_expect_eq(c.route, stays ? ROUTE_LOCAL : ROUTE_CLOUD, "%s: %s", labels[i], contents[k]);
+        }
+    cr_expect_eq(w.egress.n_starts, (int)ARRAY_SIZE(labels));
+    cr_expect_eq(world_count(&w, "SELECT count(*) FROM request WHERE label = 'private' AND label_source = 'detector'", NULL),
+                 9);
+    cr_expect_eq(world_count(&w, "SELECT count(*) FROM decision WHERE features LIKE '%\"found\":[\"EMAIL\"]%'", NULL) > 0, 1);
+    end();
+}
+
 /* ---- Clients ----------------------------------------------------------------------------------------------------- */
 Test(client, leaves_while_local_and_while_cloud)
 {

@@ -426,6 +426,7 @@ static void config_default(struct router_config *c)
     e->price_in = 150000;
     e->price_out = 600000;
     c->cloud.endpoints[0].policy = *e;
+    cr_assert(detector_of_policy(&c->detector, &c->policy, NULL) == 0);
     snprintf(c->cloud.endpoints[0].url, sizeof(c->cloud.endpoints[0].url), "https://api.acme.test/v1");
 }
 
