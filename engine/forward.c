@@ -446,7 +446,8 @@ int forward_new(struct forward **ret, const struct model *m, struct pool *p, siz
         !scratch(&f->angles, max_rows, f->n_turns * m->rope_dim, sizeof(float)) ||
         !scratch(&f->lines, pool_threads(p), f->line, sizeof(float)) ||
         !scratch(&f->scores, pool_threads(p), m->n_ctx, sizeof(float)) ||
-        !scratch(&f->logits, max_rows, 1, sizeof(float *)) || !scratch(&f->positions, max_rows, 1, sizeof(size_t))) {
+        !scratch(&f->wants, max_rows, 1, sizeof(*f->wants)) || !scratch(&f->positions, max_rows, 1, sizeof(size_t)) ||
+        head_new(&f->head, &m->head, p) < 0) {
         forward_free(f);
         return -ENOMEM;
     }
@@ -474,7 +475,8 @@ void forward_free(struct forward *f)
     free(f->products);
     free(f->angles);
     free(f->scores);
-    free(f->logits);
+    free(f->wants);
+    head_free(f->head);
     free(f->positions);
     free(f);
 }

@@ -24,7 +24,8 @@ struct forward {
     float *lines;       /* (threads, line) a matrix's row in floats */
     size_t line;
     float *scores;      /* (threads, n_ctx) */
-    float **logits;     /* (max_rows) of the rows that want them */
+    const struct forward_row **wants;    /* (max_rows) those that want logits */
+    struct head *head;
     size_t *positions;  /* (max_rows) */
 
     /* The run under way, and the layer it is at. */
@@ -53,7 +54,11 @@ void attention_remember(void *forward, size_t begin, size_t end);
 /* h = softmax(q k / sqrt(head_dim)) v for all rows. */
 void attention_run(struct forward *f);
 
-/* head.c: logits and hidden of the rows that want them. */
+/* head.c: logits and hidden of the rows that want them. new: 0 or -ENOMEM. */
+struct head;
+int head_new(struct head **ret, const struct dense *head, struct pool *p);
+void head_free(struct head *h);
+static inline void head_freep(struct head **h) { head_free(*h); }
 void head_run(struct forward *f);
 
 /* How many rows of a matrix are worth a thread. */

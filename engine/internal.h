@@ -2,6 +2,8 @@
  * include this. */
 #pragma once
 
+#include <math.h>
+
 #include "base/arena.h"
 #include "base/chat.h"
 #include "base/err.h"
@@ -191,7 +193,16 @@ void session_free(struct session *s);
 void session_reset(struct session *s, size_t keep);       /* forget all but the first `keep` tokens */
 
 /* ---- forward.c --------------------------------------------------------------------------------------------------- */
-struct forward_row { struct session *session; int32_t token; float *logits; };   /* logits (n_vocab) or NULL: not wanted */
+struct forward_row {
+    struct session *session;
+    int32_t token;
+    float *logits;               /* (n_vocab) or NULL: not wanted */
+    /* How many of the best logits must be those of the whole product, to the bit, each better than any that is not; at
+     * most SCREEN_LEADING, 0: all must. The others may then be estimates, none off by more than *within. */
+    size_t leading;
+    const uint64_t *allowed;     /* (n_vocab bits) the same also of the best among these tokens; NULL: of all only */
+    float *within;               /* set with logits: 0 when all are exact; NULL: not wanted */
+};
 struct forward;
 int forward_new(struct forward **ret, const struct model *m, struct pool *p, size_t max_rows, struct err *err);
 void forward_free(struct forward *f);
@@ -208,12 +219,63 @@ void forward_pool(float *out, const float *rows, size_t n, size_t width, enum po
  * "final_norm"; row is the position. NULL: no more. */
 void forward_trace(struct forward *f, void (*fn)(void *arg, const char *name, size_t row, const float *x, size_t n), void *arg);
 
+/* ---- screen.c: a small copy of the head that tells which of its rows can matter ----------------------------------
+ * Row i of the head, w, is kept as six-bit integers q and a step s, with numbers size >= |s q| and error >= |w - s q|
+ * (Euclidean norms, of exact differences). An activation x becomes integers p and a step t with r >= |x - t p|. Then
+ *     w x = s t (q p) + s q (x - t p) + (w - s q) x,
+ * and by Cauchy and Schwarz the last two are at most size * r + error * |x|. The head's kernels, sixteen running sums,
+ * round each product at most k = cols / 16 + 6 times on its way, so what they give is off from w x by at most
+ * g * |w| |x| + cols * 2^-149 (underflow) with g = k u / (1 - k u), u = 2^-24 and |w| <= size + error. The integer sum
+ * q p is exact; s t (q p) is rounded to float once, by half of |e| * 2^-23. So, with e the float estimate,
+ *     |head's logit - e| <= size * (r + g |x|) + error * (|x| + g |x|) + |e| * 2^-23 + 2^-120,
+ * which is evaluated in float and made larger by 2^-20, more than its own five roundings take away. The other half of
+ * |e| * 2^-23 pays for the rounding of e plus this. */
+#define SCREEN_LEADING 128         /* the most leading logits that it is used for */
+struct screen_row { float step, size, error; };
+struct screen {
+    size_t rows, cols, padded;     /* padded: cols rounded up to 128 */
+    uint8_t *w;                    /* (rows, padded) as sixbit_matmul() reads them */
+    struct screen_row *of;         /* (rows) */
+    float most_size, most_error;   /* over all rows */
+};
+/* Is a copy worth its memory: would reading the head take much longer than all else? */
+bool screen_is_worth(const struct dense *head);
+/* 0 or -ENOMEM. */
+int screen_new(struct screen **ret, const struct dense *head, struct pool *p);
+void screen_free(struct screen *s);
+/* An activation row to screen with. */
+struct screen_query {
+    int8_t *planes;                /* (2, padded) p = 128 * first + second */
+    double step;
+    float of_size, of_error;       /* a row is off by at most size * of_size + error * of_error, and rounding */
+    bool possible;                 /* false: numbers too large to bound */
+};
+void screen_ask(const struct screen *s, struct screen_query *q, const float *x);
+/* The estimate from the two planes' sums, and how far off the logit may be. */
+static inline float screen_estimate(const struct screen *s, const struct screen_query *q, size_t row,
+                                    int32_t first, int32_t second)
+{
+    return (float)((double)s->of[row].step * q->step * (128.0 * first + second));
+}
+static inline float screen_within(const struct screen *s, const struct screen_query *q, size_t row, float estimate)
+{
+    const struct screen_row *of = &s->of[row];
+
+    return (of->size * q->of_size + of->error * q->of_error + fabsf(estimate) * 0x1p-23f) * (1 + 0x1p-20f) + 0x1p-120f;
+}
+float screen_within_all(const struct screen *s, const struct screen_query *q);    /* no less than any row's */
+
 /* ---- sampler.c --------------------------------------------------------------------------------------------------- */
 struct sampler;
 /* Defaults already filled in: temperature, top_p given. Copies params. seed -1: from the kernel. */
 int sampler_new(struct sampler **ret, const struct chat_params *params, size_t n_vocab);
 void sampler_free(struct sampler *s);
 /* Choose the next token from logits (n_vocab; used as scratch). Fills id, logprob, margin, entropy and, when logprobs were
- * asked for, top ids and logprobs (pieces are the caller's). Temperature 0 is argmax, lowest id on a tie. Order: penalties,
+ * asked for, top ids and logprobs (pieces are the caller's). allowed: (n_vocab bits) what may be chosen, at least one
+ * token; NULL: all. Measures are of all tokens even so. Temperature 0 is argmax, lowest id on a tie. Order: penalties,
  * top-k, top-p, min-p, temperature, one uniform draw (xoshiro256**, seeded by splitmix64). */
-void sampler_pick(struct sampler *s, float *logits, struct engine_token *ret);
+void sampler_pick(struct sampler *s, float *logits, const uint64_t *allowed, struct engine_token *ret);
+/* How many leading logits must be exact for it (struct forward_row); 0: all. Where others are estimates within e of
+ * theirs, what it picks is the same, and so is the margin; logprob is off by at most e, and in practice by
+ * thousandths (docs/performance.md), since the errors of many rows cancel out. */
+size_t sampler_leading(const struct sampler *s);

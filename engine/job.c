@@ -40,7 +40,7 @@ int job_token(struct worker *w, struct job *j)
     size_t len;
     int r;
 
-    sampler_pick(j->sampler, j->logits, &t);
+    sampler_pick(j->sampler, j->logits, NULL, &t);
     j->token = (int32_t)t.id;
     j->n_tokens++;
     t.piece = tokenizer_piece(tokenizer, j->token, &len);

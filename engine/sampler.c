@@ -1,7 +1,7 @@
 /* Choosing the next token, and measuring how sure the model was.
  *
- * The measures are of the raw logits: sums in double, exponentials by kernel_exp(), so that every machine reports the
- * same numbers. Only then do penalties change them. The repeat penalty looks at the last 64 chosen tokens, the
+ * The measures are of the raw logits, by a kernel that sums in double, so that every machine reports the same
+ * numbers. Only then do penalties change them. The repeat penalty looks at the last 64 chosen tokens, the
  * frequency and presence penalties at all of them; the prompt counts for neither. Candidates are sorted only as far as
  * top-k and top-p reach into them.
  *
@@ -20,6 +20,7 @@
 struct candidate { float logit; int32_t id; };
 
 struct sampler {
+    const struct kernels *kernels;
     size_t n_vocab;
     double temperature, top_p, min_p, frequency, presence, repeat;
     size_t top_k, n_top;
@@ -28,6 +29,7 @@ struct sampler {
     int32_t last[REPEAT_LAST];        /* ring of what was chosen */
     size_t n_chosen;
     struct candidate *candidates;     /* NULL when temperature is 0 */
+    bool all;                         /* logprobs are asked for: every logit counts */
 };
 
 static uint64_t splitmix64(uint64_t *state)
@@ -71,6 +73,11 @@ int sampler_new(struct sampler **ret, const struct chat_params *params, size_t n
 
     if (!s)
         return -ENOMEM;
+    s->kernels = kernels_get(NULL);
+    if (!s->kernels) {
+        free(s);
+        return -EINVAL;
+    }
     s->n_vocab = n_vocab;
     s->temperature = or_default(params->temperature, 1);
     s->top_p = or_default(params->top_p, 1);
@@ -79,6 +86,7 @@ int sampler_new(struct sampler **ret, const struct chat_params *params, size_t n
     s->presence = or_default(params->presence_penalty, 0);
     s->repeat = or_default(params->repeat_penalty, 1);
     s->top_k = params->top_k > 0 ? MIN((size_t)params->top_k, n_vocab) : n_vocab;
+    s->all = params->logprobs;
     s->n_top = params->logprobs ? (size_t)MIN(MAX(params->top_logprobs, 0), CHAT_MAX_TOP_LOGPROBS) : 0;
     if (params->seed < 0)
         random_bytes(&seed, sizeof(seed));
@@ -105,6 +113,13 @@ void sampler_free(struct sampler *s)
     free(s->counts);
     free(s->candidates);
     free(s);
+}
+
+size_t sampler_leading(const struct sampler *s)
+{
+    if (s->all || s->counts || (s->candidates && s->top_k > SCREEN_LEADING))
+        return 0;
+    return s->candidates ? MAX(s->top_k, (size_t)2) : 2;          /* two for the margin */
 }
 
 static bool better(const struct candidate *a, const struct candidate *b)
@@ -147,31 +162,39 @@ static float penalised(const struct sampler *s, const float *logits, int32_t id)
     return (float)(v - s->counts[id] * s->frequency - s->presence);
 }
 
-static int32_t pick_best(const struct sampler *s, const float *logits)
+static bool is_allowed(const uint64_t *allowed, size_t id)
 {
-    struct candidate best = { penalised(s, logits, 0), 0 };
-
-    for (size_t i = 1; i < s->n_vocab; i++) {
-        struct candidate c = { penalised(s, logits, (int32_t)i), (int32_t)i };
-        if (c.logit > best.logit)
-            best = c;
-    }
-    return best.id;
+    return !allowed || allowed[id / 64] >> id % 64 & 1;
 }
 
-/* Sort the candidates that top-k, top-p and min-p leave, best first, to the array's end; returns how many. top-p counts
- * the probabilities that top-k left. */
-static size_t filter(struct sampler *s, float max)
+static int32_t pick_best(const struct sampler *s, const float *logits, const uint64_t *allowed)
+{
+    struct candidate best = { 0, -1 };
+
+    for (size_t i = 0; i < s->n_vocab; i++) {
+        struct candidate c = { 0, (int32_t)i };
+        if (!is_allowed(allowed, i))
+            continue;
+        c.logit = penalised(s, logits, c.id);
+        if (best.id < 0 || c.logit > best.logit)
+            best = c;
+    }
+    return MAX(best.id, 0);
+}
+
+/* Sort the candidates that top-k, top-p and min-p leave of `all`, best first, to their end; returns how many. top-p
+ * counts the probabilities that top-k left. */
+static size_t filter(struct sampler *s, size_t all, float max)
 {
     struct candidate *heap = s->candidates;
-    size_t n = s->n_vocab, kept = 0, limit;
+    size_t n = all, kept = 0, limit = MIN(s->top_k, all);
     double total = 0, sum = 0;
 
     for (size_t i = n / 2; i-- > 0;)
         sift(heap, n, i, heap[i]);
     /* Popping puts the best behind the shrinking heap: the array's end, read backwards, is the order. */
-    if (s->top_k < s->n_vocab)
-        for (; kept < s->top_k; kept++) {
+    if (limit < all)
+        for (; kept < limit; kept++) {
             struct candidate top = heap[0];
             n--;
             sift(heap, n, 0, heap[n]);
@@ -182,10 +205,9 @@ static size_t filter(struct sampler *s, float max)
         for (size_t i = 0; i < n; i++)
             total += exp_down(heap[i].logit - max);
 
-    limit = s->top_k;
     for (kept = 0; kept < limit; kept++) {
-        struct candidate *c = &heap[s->n_vocab - 1 - kept];
-        if (s->top_k == s->n_vocab) {
+        struct candidate *c = &heap[all - 1 - kept];
+        if (limit == all) {
             struct candidate top = heap[0];
             n--;
             if (n)
@@ -202,20 +224,25 @@ static size_t filter(struct sampler *s, float max)
     return kept;
 }
 
-static int32_t pick_drawn(struct sampler *s, const float *logits)
+static int32_t pick_drawn(struct sampler *s, const float *logits, const uint64_t *allowed)
 {
     struct candidate *c = s->candidates;
-    size_t n = s->n_vocab, i;
+    size_t n = 0, i;
     float max = -FLT_MAX;
     double total = 0, sum = 0, u;
 
-    for (i = 0; i < n; i++) {
-        c[i] = (struct candidate){ penalised(s, logits, (int32_t)i), (int32_t)i };
-        max = MAX(max, c[i].logit);
+    for (i = 0; i < s->n_vocab; i++) {
+        if (!is_allowed(allowed, i))
+            continue;
+        c[n] = (struct candidate){ penalised(s, logits, (int32_t)i), (int32_t)i };
+        max = MAX(max, c[n].logit);
+        n++;
     }
+    if (!n)
+        return 0;
     /* Without a filter every token stays, by id; with one, the best stand last. */
     if (s->top_k < n || s->top_p < 1 || s->min_p > 0) {
-        size_t kept = filter(s, max);
+        size_t kept = filter(s, n, max);
         c += n - kept;
         n = kept;
     }
@@ -236,7 +263,7 @@ static double measure(const struct sampler *s, float *logits, struct engine_toke
 {
     size_t n_best = MIN(MAX(s->n_top, (size_t)2), s->n_vocab), n = 0;
     struct candidate best[CHAT_MAX_TOP_LOGPROBS] = { { 0 } };
-    double z = 0, weighted = 0, log_z;
+    double z, weighted, log_z;
 
     for (size_t i = 0; i < s->n_vocab; i++) {
         struct candidate c = { logits[i], (int32_t)i };
@@ -251,13 +278,7 @@ static double measure(const struct sampler *s, float *logits, struct engine_toke
             best[at] = best[at - 1];
         best[at] = c;
     }
-    for (size_t i = 0; i < s->n_vocab; i++) {
-        double e = exp_down(logits[i] - best[0].logit);
-        if (e > 0) {
-            z += e;
-            weighted += e * ((double)logits[i] - best[0].logit);
-        }
-    }
+    s->kernels->exp_sums(logits, s->n_vocab, best[0].logit, &z, &weighted);
     log_z = best[0].logit + log(z);
     ret->entropy = (float)MAX(log(z) - weighted / z, 0);
     ret->margin = n > 1 ? best[0].logit - best[1].logit : 0;
@@ -269,10 +290,10 @@ static double measure(const struct sampler *s, float *logits, struct engine_toke
     return log_z;
 }
 
-void sampler_pick(struct sampler *s, float *logits, struct engine_token *ret)
+void sampler_pick(struct sampler *s, float *logits, const uint64_t *allowed, struct engine_token *ret)
 {
     double log_z = measure(s, logits, ret);
-    int32_t id = s->candidates ? pick_drawn(s, logits) : pick_best(s, logits);
+    int32_t id = s->candidates ? pick_drawn(s, logits, allowed) : pick_best(s, logits, allowed);
 
     ret->id = (uint32_t)id;
     ret->logprob = MIN(MAX((float)(logits[id] - log_z), LOGPROB_MIN), 0.0f);

@@ -35,13 +35,17 @@ static int run_jobs(struct worker *w)
 
     for (struct job *j = w->jobs; j < w->jobs + w->n_jobs; j++)
         if (is_generating(j))
-            w->rows[n++] = (struct forward_row){ j->session, j->token, j->logits };
+            w->rows[n++] = (struct forward_row){ .session = j->session, .token = j->token, .logits = j->logits,
+                                                    .leading = sampler_leading(j->sampler) };
     if (prefill) {
         chunk = MIN(PREFILL_ROWS, prefill->prompt.len - prefill->n_fed);
         for (size_t i = 0; i < chunk; i++)
-            w->rows[n++] = (struct forward_row){ prefill->session, prefill->prompt.ids[prefill->n_fed++], NULL };
-        if (prefill->n_fed == prefill->prompt.len)
+            w->rows[n++] = (struct forward_row){ .session = prefill->session,
+                                                    .token = prefill->prompt.ids[prefill->n_fed++] };
+        if (prefill->n_fed == prefill->prompt.len) {
             w->rows[n - 1].logits = prefill->logits;
+            w->rows[n - 1].leading = sampler_leading(prefill->sampler);
+        }
     }
     failed = forward_run(w->forward, w->rows, n);
     if (failed < 0)

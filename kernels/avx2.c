@@ -11,6 +11,7 @@
 
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 #define BLOCKS_A_WIDENING 16
+#define SIXBIT_AHEAD 1536       /* bytes */
 #define ROWS_A_PASS 16          /* ternary rows that stay in cache while all activation rows pass */
 
 struct v16 { __m256 lo, hi; };
@@ -179,6 +180,75 @@ static void ternary_matmul(int32_t *out, size_t out_stride, const uint8_t *w, co
             ternary_rows(out + j * out_stride + r, out_stride, w + r * (cols / 4), x + j * x_stride, x_stride,
                          MIN(n - j, 4), MIN(rows - r, pass), cols);
 }
+
+/* ---- six bits --------------------------------------------------------------------------------------------------- */
+
+/* n_rows * n_x <= 4 products. Two of the at most 63 * 127 * 2 of a maddubs fit sixteen bits. */
+ALWAYS_INLINE void sixbit_tile(int32_t *out, size_t out_stride, const uint8_t *w, const int8_t *x, size_t x_stride,
+                               size_t cols, const int32_t *x_sums, const size_t n_rows, const size_t n_x)
+{
+    const __m256i low = _mm256_set1_epi8(15), high = _mm256_set1_epi8(0x30), ones = _mm256_set1_epi16(1);
+    const size_t n_blocks = cols / TERNARY_BLOCK;
+    __m256i total[4] = {0};
+
+    for (size_t b = 0; b < n_blocks; b++)
+#pragma GCC unroll 4
+        for (size_t r = 0; r < n_rows; r++) {
+            const uint8_t *at = w + (r * n_blocks + b) * SIXBIT_BLOCK_BYTES;
+            __m256i n0 = _mm256_loadu_si256((const void *)at), n1 = _mm256_loadu_si256((const void *)(at + 32));
+            __m256i t = _mm256_loadu_si256((const void *)(at + 64)), u[4];
+
+            _mm_prefetch(at + SIXBIT_AHEAD, _MM_HINT_T0);
+            _mm_prefetch(at + SIXBIT_AHEAD + 64, _MM_HINT_T0);
+            u[0] = _mm256_or_si256(_mm256_and_si256(n0, low), _mm256_and_si256(_mm256_slli_epi16(t, 4), high));
+            u[1] = _mm256_or_si256(_mm256_and_si256(n1, low), _mm256_and_si256(_mm256_slli_epi16(t, 2), high));
+            u[2] = _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi16(n0, 4), low), _mm256_and_si256(t, high));
+            u[3] = _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi16(n1, 4), low),
+                                   _mm256_and_si256(_mm256_srli_epi16(t, 2), high));
+#pragma GCC unroll 4
+            for (size_t j = 0; j < n_x; j++)
+#pragma GCC unroll 2
+                for (size_t q = 0; q < 4; q += 2) {
+                    const int8_t *xs = x + j * x_stride + b * TERNARY_BLOCK + q * 32;
+                    __m256i pair = _mm256_add_epi16(
+                        _mm256_maddubs_epi16(u[q], _mm256_loadu_si256((const void *)xs)),
+                        _mm256_maddubs_epi16(u[q + 1], _mm256_loadu_si256((const void *)(xs + 32))));
+
+                    total[r * n_x + j] = _mm256_add_epi32(total[r * n_x + j], _mm256_madd_epi16(pair, ones));
+                }
+        }
+#pragma GCC unroll 4
+    for (size_t r = 0; r < n_rows; r++)
+#pragma GCC unroll 4
+        for (size_t j = 0; j < n_x; j++)
+            out[j * out_stride + r] = add_lanes(total[r * n_x + j]) - 32 * x_sums[j];
+}
+
+static void sixbit_matmul(int32_t *out, size_t out_stride, const uint8_t *w, const int8_t *x, size_t x_stride,
+                          size_t n, size_t rows, size_t cols)
+{
+    const size_t row_bytes = cols / TERNARY_BLOCK * SIXBIT_BLOCK_BYTES;
+
+    for (size_t j = 0; j < n; j += 4) {
+        size_t some = MIN(n - j, 4), r = 0;
+        const int8_t *xj = x + j * x_stride;
+        int32_t sums[4], *o = out + j * out_stride;
+
+        for (size_t i = 0; i < some; i++)
+            sums[i] = sum_row(xj + i * x_stride, cols);
+        for (; some == 2 && r + 2 <= rows; r += 2)
+            sixbit_tile(o + r, out_stride, w + r * row_bytes, xj, x_stride, cols, sums, 2, 2);
+        for (; r < rows; r++)
+            switch (some) {
+            case 1: sixbit_tile(o + r, out_stride, w + r * row_bytes, xj, x_stride, cols, sums, 1, 1); break;
+            case 2: sixbit_tile(o + r, out_stride, w + r * row_bytes, xj, x_stride, cols, sums, 1, 2); break;
+            case 3: sixbit_tile(o + r, out_stride, w + r * row_bytes, xj, x_stride, cols, sums, 1, 3); break;
+            case 4: sixbit_tile(o + r, out_stride, w + r * row_bytes, xj, x_stride, cols, sums, 1, 4); break;
+            }
+    }
+}
+
+/* ---- quantising ------------------------------------------------------------------------------------------------- */
 
 ALWAYS_INLINE __m256i quantize32(const float *x, __m256 s)
 {
@@ -403,6 +473,51 @@ static void softmax(float *x, size_t n)
         x[i] /= sum;
 }
 
+/* Four vectors of four doubles are the sixteen sums. */
+ALWAYS_INLINE double fold_double(const __m256d s[4])
+{
+    __m256d four = _mm256_add_pd(_mm256_add_pd(s[0], s[2]), _mm256_add_pd(s[1], s[3]));
+    __m128d two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
+
+    return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
+}
+
+ALWAYS_INLINE void add_exp8(__m256d sum[2], __m256d weighted[2], __m256 d)
+{
+    __m256 e = exp8(d);
+
+#pragma GCC unroll 2
+    for (int h = 0; h < 2; h++) {
+        __m256d e4 = _mm256_cvtps_pd(h ? _mm256_extractf128_ps(e, 1) : _mm256_castps256_ps128(e));
+        __m256d d4 = _mm256_cvtps_pd(h ? _mm256_extractf128_ps(d, 1) : _mm256_castps256_ps128(d));
+
+        sum[h] = _mm256_add_pd(sum[h], e4);
+        weighted[h] = _mm256_add_pd(weighted[h], _mm256_mul_pd(e4, d4));
+    }
+}
+
+static void exp_sums(const float *x, size_t n, float max, double *ret_sum, double *ret_weighted)
+{
+    __m256d sum[4] = {0}, weighted[4] = {0};
+    const __m256 top = _mm256_set1_ps(max);
+    size_t i = 0;
+
+    for (; i + 16 <= n; i += 16) {
+        add_exp8(sum, weighted, _mm256_sub_ps(_mm256_loadu_ps(x + i), top));
+        add_exp8(sum + 2, weighted + 2, _mm256_sub_ps(_mm256_loadu_ps(x + i + 8), top));
+    }
+    if (i < n) {
+        float padded[16];
+
+        for (size_t k = 0; k < 16; k++)         /* what has no exponential adds nothing */
+            padded[k] = i + k < n ? x[i + k] - max : -1000;
+        add_exp8(sum, weighted, _mm256_loadu_ps(padded));
+        add_exp8(sum + 2, weighted + 2, _mm256_loadu_ps(padded + 8));
+    }
+    *ret_sum = fold_double(sum);
+    *ret_weighted = fold_double(weighted);
+}
+
 ALWAYS_INLINE __m256 relu2_8(__m256 gate, __m256 up)
 {
     __m256 g = _mm256_max_ps(gate, _mm256_setzero_ps());
@@ -450,6 +565,8 @@ const struct kernels kernels_avx2 = {
     .matmul_f16 = matmul_f16,
     .matmul_q8_0 = matmul_q8_0,
     .matmul_f32 = matmul_f32,
+    .sixbit_matmul = sixbit_matmul,
+    .exp_sums = exp_sums,
     .softmax = softmax,
     .relu2_mul = relu2_mul,
     .silu_mul = silu_mul,

@@ -16,6 +16,7 @@
 #include "base/err.h"
 
 #define TERNARY_BLOCK 128
+#define SIXBIT_BLOCK_BYTES 96   /* of 128 columns */
 #define Q8_0_BLOCK 32           /* weights a block */
 #define Q8_0_BLOCK_BYTES 34     /* f16 scale, 32 int8 */
 
@@ -52,6 +53,18 @@ struct kernels {
     void (*matmul_q8_0)(float *out, size_t out_stride, const uint8_t *w, const float *x, size_t x_stride, size_t n, size_t rows, size_t cols);
     void (*matmul_f32)(float *out, size_t out_stride, const float *w, const float *x, size_t x_stride, size_t n, size_t rows, size_t cols);
 
+    /* Exact integer sums of 6-bit rows with int8 activations: out[j*out_stride + r] = sum of (code - 32) * x.
+     *   w    (rows, cols) blocks of 128 columns in 96 bytes. Low four bits of the codes: byte p < 64 holds column p
+     *        (3:0) and p+64 (7:4). High two: byte 64+p, p < 32, holds column p (1:0), p+32, p+64 and p+96 (7:6)
+     *   x    (n, cols)    int8 in -127..127, x_stride >= cols bytes apart
+     *   cols a multiple of 128, at most 1<<18 */
+    void (*sixbit_matmul)(int32_t *out, size_t out_stride, const uint8_t *w, const int8_t *x, size_t x_stride,
+                          size_t n, size_t rows, size_t cols);
+
+    /* With d_i = x_i - max and e_i = kernel_exp(d_i): the sums of e_i and of e_i * d_i, in sixteen running doubles
+     * folded as above. max >= every x_i, all finite and their differences too. */
+    void (*exp_sums)(const float *x, size_t n, float max, double *ret_sum, double *ret_weighted);
+
     /* In place softmax of n scores: subtract the maximum, kernel_exp, divide by the sixteen-way sum. n >= 1. */
     void (*softmax)(float *x, size_t n);
 
@@ -83,3 +96,6 @@ static inline float bf16_to_f32(uint16_t h)
  * width; out is rows * padded/4 bytes, padded = cols rounded up to 128. For loaders and tests. */
 void ternary_pack(uint8_t *out, const int8_t *t, size_t rows, size_t cols);
 void ternary_unpack(int8_t *t, const uint8_t *packed, size_t rows, size_t cols);
+
+/* One row of sixbit_matmul(): q (cols) in -32..31 to cols/128 blocks; cols a multiple of 128. */
+void sixbit_pack(uint8_t *out, const int8_t *q, size_t cols);

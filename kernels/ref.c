@@ -118,6 +118,41 @@ static void ternary_matmul(int32_t *out, size_t out_stride, const uint8_t *w, co
         }
 }
 
+void sixbit_pack(uint8_t *out, const int8_t *q, size_t cols)
+{
+    for (; cols; cols -= TERNARY_BLOCK, q += TERNARY_BLOCK, out += SIXBIT_BLOCK_BYTES) {
+        uint8_t u[TERNARY_BLOCK];
+
+        for (size_t c = 0; c < TERNARY_BLOCK; c++)
+            u[c] = (uint8_t)(q[c] + 32);
+        for (size_t p = 0; p < 64; p++)
+            out[p] = (uint8_t)((u[p] & 15) | u[p + 64] << 4);
+        for (size_t p = 0; p < 32; p++)
+            out[64 + p] = (uint8_t)(u[p] >> 4 | u[p + 32] >> 4 << 2 | u[p + 64] >> 4 << 4 | u[p + 96] >> 4 << 6);
+    }
+}
+
+static int sixbit_at(const uint8_t *row, size_t c)
+{
+    const uint8_t *block = row + c / TERNARY_BLOCK * SIXBIT_BLOCK_BYTES;
+    size_t p = c % TERNARY_BLOCK;
+
+    return (block[p % 64] >> p / 64 * 4 & 15) + (block[64 + p % 32] >> p / 32 * 2 & 3) * 16 - 32;
+}
+
+static void sixbit_matmul(int32_t *out, size_t out_stride, const uint8_t *w, const int8_t *x, size_t x_stride,
+                          size_t n, size_t rows, size_t cols)
+{
+    for (size_t j = 0; j < n; j++)
+        for (size_t r = 0; r < rows; r++) {
+            int32_t sum = 0;
+
+            for (size_t c = 0; c < cols; c++)
+                sum += sixbit_at(w + r * (cols / TERNARY_BLOCK * SIXBIT_BLOCK_BYTES), c) * x[j * x_stride + c];
+            out[j * out_stride + r] = sum;
+        }
+}
+
 static float quantize_row(int8_t *q, const float *x, size_t n)
 {
     float a = QUANT_FLOOR, s;
@@ -194,6 +229,29 @@ static void matmul_f32(float *out, size_t out_stride, const float *w, const floa
             out[j * out_stride + r] = dot_f32(w + r * cols, x + j * x_stride, cols);
 }
 
+static double fold_double(double s[SUMS])
+{
+    for (size_t half = SUMS / 2; half; half /= 2)
+        for (size_t i = 0; i < half; i++)
+            s[i] += s[i + half];
+    return s[0];
+}
+
+static void exp_sums(const float *x, size_t n, float max, double *ret_sum, double *ret_weighted)
+{
+    double sum[SUMS] = {0}, weighted[SUMS] = {0};
+
+    for (size_t i = 0; i < n; i++) {
+        float d = x[i] - max;
+        double e = (double)kernel_exp(d);
+
+        sum[i % SUMS] += e;
+        weighted[i % SUMS] += e * (double)d;
+    }
+    *ret_sum = fold_double(sum);
+    *ret_weighted = fold_double(weighted);
+}
+
 static void softmax(float *x, size_t n)
 {
     float s[SUMS] = {0}, max = x[0], sum;
@@ -234,6 +292,8 @@ const struct kernels kernels_ref = {
     .matmul_f16 = matmul_f16,
     .matmul_q8_0 = matmul_q8_0,
     .matmul_f32 = matmul_f32,
+    .sixbit_matmul = sixbit_matmul,
+    .exp_sums = exp_sums,
     .softmax = softmax,
     .relu2_mul = relu2_mul,
     .silu_mul = silu_mul,

@@ -74,7 +74,8 @@ static int measure_window(struct measure *m, const int32_t *ids, size_t n)
         int r;
 
         for (size_t i = 0; i < count; i++)
-            rows[i] = (struct forward_row){ m->session, ids[begin + i], m->logits + i * n_vocab };
+            rows[i] = (struct forward_row){ .session = m->session, .token = ids[begin + i],
+                                            .logits = m->logits + i * n_vocab };
         r = forward_run(m->forward, rows, count);
         if (r < 0)
             return r;

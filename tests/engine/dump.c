@@ -135,7 +135,8 @@ static int run_logits(struct dump *d)
     for (size_t i = 0, n; i < d->n_ids && !r; i += n) {
         n = MIN(d->batch, d->n_ids - i);
         for (size_t j = 0; j < n; j++)
-            rows[j] = (struct forward_row){ d->session, d->ids[i + j], logits + (i + j) * n_vocab };
+            rows[j] = (struct forward_row){ .session = d->session, .token = d->ids[i + j],
+                                            .logits = logits + (i + j) * n_vocab };
         r = forward_run(d->forward, rows, n);
     }
     for (size_t i = 0; i < d->n_ids && !r; i++)
@@ -146,7 +147,7 @@ static int run_logits(struct dump *d)
     forward_trace(d->forward, NULL, NULL);
     printf("{\"greedy\":[");
     for (size_t i = 0; i < d->n_greedy && !r; i++) {
-        rows[0] = (struct forward_row){ d->session, argmax(last, n_vocab), last };
+        rows[0] = (struct forward_row){ .session = d->session, .token = argmax(last, n_vocab), .logits = last };
         printf("%s%d", i ? "," : "", rows[0].token);
         if (i + 1 < d->n_greedy)
             r = forward_run(d->forward, rows, 1);

@@ -95,11 +95,12 @@ static void check_prompt(struct run *r, const json_t *golden)
 
     session_reset(r->session, 0);
     for (size_t i = 0; i < n; i++)
-        rows[i] = (struct forward_row){ r->session, id_at(prompt, i), i + 1 == n ? r->logits : NULL };
+        rows[i] = (struct forward_row){ .session = r->session, .token = id_at(prompt, i),
+                                        .logits = i + 1 == n ? r->logits : NULL };
     cr_assert_eq(forward_run(r->forward, rows, n), 0);
     for (size_t i = 0; i < json_array_size(ids); i++) {
         check_step(r, json_array_get(json_object_get(golden, "top3"), i), id_at(ids, i));
-        rows[0] = (struct forward_row){ r->session, id_at(ids, i), r->logits };
+        rows[0] = (struct forward_row){ .session = r->session, .token = id_at(ids, i), .logits = r->logits };
         cr_assert_eq(forward_run(r->forward, rows, 1), 0);
     }
 }

@@ -54,7 +54,8 @@ static float *logits_of(const struct tiny *spec, unsigned threads, size_t batch)
         size_t n = 0;
 
         for (; n < batch && i < N_TOKENS; n++, i++)
-            rows[n] = (struct forward_row){ e.session, token_at(e.model, i), logits + i * e.model->n_vocab };
+            rows[n] = (struct forward_row){ .session = e.session, .token = token_at(e.model, i),
+                                            .logits = logits + i * e.model->n_vocab };
         cr_assert_eq(forward_run(e.forward, rows, n), 0);
     }
     cr_assert_eq(e.session->n, N_TOKENS);
@@ -196,7 +197,8 @@ Test(forward, trace)
     engine_init(&e, &spec, 2, 64);
     forward_trace(e.forward, hear, &heard);
     for (size_t i = 0; i < N_TOKENS; i++)
-        rows[i] = (struct forward_row){ e.session, token_at(e.model, i), got + i * spec.n_vocab };
+        rows[i] = (struct forward_row){ .session = e.session, .token = token_at(e.model, i),
+                                        .logits = got + i * spec.n_vocab };
     cr_assert_eq(forward_run(e.forward, rows, N_TOKENS), 0);
     expect_same(want, got, spec.n_vocab, "traced");
     cr_expect_str_eq(heard.first, "l0.attn_norm");
@@ -249,8 +251,9 @@ Test(forward, sessions_side_by_side)
         cr_assert_eq(session_new(&others[i], e.model, 20), 0);
     for (size_t i = 0; i < N_TOKENS; i++) {
         if (i % 2 && i < 40)
-            rows[n++] = (struct forward_row){ others[i / 2 % 2], token_at(e.model, 1000 + i), NULL };
-        rows[n++] = (struct forward_row){ e.session, token_at(e.model, i), got + i * spec.n_vocab };
+            rows[n++] = (struct forward_row){ .session = others[i / 2 % 2], .token = token_at(e.model, 1000 + i) };
+        rows[n++] = (struct forward_row){ .session = e.session, .token = token_at(e.model, i),
+                                          .logits = got + i * spec.n_vocab };
     }
     cr_assert_eq(forward_run(e.forward, rows, n), 0);
     expect_same(want, got, spec.n_vocab, "mixed");
@@ -268,7 +271,8 @@ Test(forward, a_reset_session_starts_again)
 
     engine_init(&e, &spec, 1, 8);
     for (size_t i = 0; i < 8; i++)
-        rows[i] = (struct forward_row){ e.session, token_at(e.model, i), i == 7 ? first : NULL };
+        rows[i] = (struct forward_row){ .session = e.session, .token = token_at(e.model, i),
+                                        .logits = i == 7 ? first : NULL };
     cr_assert_eq(forward_run(e.forward, rows, 8), 0);
     session_reset(e.session, 5);
     cr_assert_eq(e.session->n, 5);
@@ -292,7 +296,7 @@ Test(forward, a_full_session_changes_nothing)
     engine_init(&e, &spec, 1, 8);
     cr_assert_eq(session_new(&small, e.model, 3), 0);
     for (size_t i = 0; i < 8; i++)
-        rows[i] = (struct forward_row){ i % 2 ? small : e.session, 1, NULL };
+        rows[i] = (struct forward_row){ .session = i % 2 ? small : e.session, .token = 1 };
     cr_assert_eq(forward_run(e.forward, rows, 8), -ENOSPC);
     cr_assert(small->n == 0 && e.session->n == 0);
     cr_assert_eq(forward_run(e.forward, rows, 6), 0);

@@ -286,7 +286,7 @@ Test(model, changed_files_are_refused_or_run)
 
             cr_assert_eq(forward_new(&f, m, p, 2, NULL), 0);
             cr_assert_eq(session_new(&s, m, 8), 0);
-            cr_assert_eq(forward_run(f, &(struct forward_row){ s, 1, logits }, 1), 0);
+            cr_assert_eq(forward_run(f, &(struct forward_row){ .session = s, .token = 1, .logits = logits }, 1), 0);
             session_free(s);
             forward_free(f);
             model_free(m);

@@ -46,7 +46,8 @@ static void feed(struct nano *n, const int32_t *ids, size_t len)
         size_t b = 0;
 
         for (; b < BATCH && i < len; b++, i++)
-            rows[b] = (struct forward_row){ n->session, ids[i], i + 1 == len ? n->logits : NULL };
+            rows[b] = (struct forward_row){ .session = n->session, .token = ids[i],
+                                            .logits = i + 1 == len ? n->logits : NULL };
         cr_assert_eq(forward_run(n->forward, rows, b), 0);
     }
 }

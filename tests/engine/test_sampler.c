@@ -29,7 +29,7 @@ static struct engine_token pick(struct sampler *s, const float *logits, size_t n
     struct engine_token t = { 0 };
 
     memcpy(copy, logits, n * sizeof(float));
-    sampler_pick(s, copy, &t);
+    sampler_pick(s, copy, NULL, &t);
     return t;
 }
 
@@ -246,4 +246,62 @@ Test(sampler, penalties)
     for (int i = 0; i < 4; i++)       /* 2, then 1.4 for good; 1.5, then 0.9 */
         cr_expect_eq(pick(s, logits, 2).id, by_presence[i], "step %d", i);
     sampler_free(s);
+}
+
+/* Only what is allowed is chosen, however it is chosen; the measures are of all. */
+Test(sampler, allowed)
+{
+    static const double temperatures[] = { 0, 1, 1, 1 };
+    static const int top_ks[] = { -1, -1, 3, 200 };
+    static const double top_ps[] = { 1, 1, 1, 0.8 };
+    float logits[100];
+
+    for (size_t i = 0; i < 100; i++)
+        logits[i] = (float)(i * 37 % 100) / 40;
+    for (size_t c = 0; c < ARRAY_SIZE(temperatures); c++) {
+        struct chat_params p = params(temperatures[c], 7);
+        const uint64_t few[2] = { 1u << 5 | 1u << 9 | 1u << 20, 1ull << 35 }, one[2] = { 0, 1 };
+        struct sampler *s, *free_one;
+
+        p.top_k = top_ks[c];
+        p.top_p = top_ps[c];
+        s = make(&p, 100);
+        free_one = make(&p, 100);
+        for (int i = 0; i < 200; i++) {
+            struct engine_token t = { 0 }, u = pick(free_one, logits, 100);
+            float copy[100];
+
+            memcpy(copy, logits, sizeof(copy));
+            sampler_pick(s, copy, i % 2 ? few : one, &t);
+            cr_expect(i % 2 ? t.id == 5 || t.id == 9 || t.id == 20 || t.id == 99 : t.id == 64, "%u", t.id);
+            cr_expect(temperatures[c] > 0 || !(i % 2) || t.id == 5);          /* 185 % 100 is the most of the four */
+            cr_expect_eq(t.entropy, u.entropy);
+            cr_expect_eq(t.margin, u.margin);
+        }
+        sampler_free(s);
+        sampler_free(free_one);
+    }
+}
+
+/* How many logits must be exact. */
+Test(sampler, leading)
+{
+    struct chat_params p = params(0, 0);
+    struct { struct chat_params p; size_t want; } cases[7];
+
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++)
+        cases[i].p = p;
+    cases[0].want = 2;
+    cases[1].p.logprobs = true, cases[1].want = 0;
+    cases[2].p.frequency_penalty = 0.5, cases[2].want = 0;
+    cases[3].p.temperature = 1, cases[3].want = 0;
+    cases[4].p.temperature = 1, cases[4].p.top_k = 40, cases[4].want = 40;
+    cases[5].p.temperature = 1, cases[5].p.top_k = 1, cases[5].want = 2;
+    cases[6].p.temperature = 1, cases[6].p.top_k = SCREEN_LEADING + 1, cases[6].want = 0;
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        struct sampler *s = make(&cases[i].p, 5000);
+
+        cr_expect_eq(sampler_leading(s), cases[i].want, "case %zu", i);
+        sampler_free(s);
+    }
 }

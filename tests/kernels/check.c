@@ -173,6 +173,26 @@ static void check_ternary(void)
     }
 }
 
+static void check_sixbit(void)
+{
+    static const size_t widths[] = { 128, 256, 384, 2560, 2688, 8192 };
+
+    for (size_t i = 0; i < 60; i++) {
+        size_t n = random_u64() % 10, rows = random_u64() % 9, cols = widths[random_u64() % ARRAY_SIZE(widths)];
+        size_t out_stride = rows + random_u64() % 5, x_stride = cols + random_u64() % 70;
+        size_t bytes = rows * (cols / TERNARY_BLOCK * SIXBIT_BLOCK_BYTES);
+        cleanup(freep) uint8_t *w = allocate(bytes);
+        cleanup(freep) int8_t *x = random_activations(n ? (n - 1) * x_stride + cols : 0, i % 3 == 2);
+        struct outputs o = outputs_new(n * out_stride * sizeof(int32_t));
+
+        for (size_t k = 0; k < bytes; k++)
+            w[k] = i % 4 == 3 ? 255 : i % 4 == 2 ? 0 : (uint8_t)random_u64();
+        ref->sixbit_matmul(output(&o, 0), out_stride, w, x, x_stride, n, rows, cols);
+        variant->sixbit_matmul(output(&o, 1), out_stride, w, x, x_stride, n, rows, cols);
+        outputs_check(&o, "sixbit_matmul", "");
+    }
+}
+
 static size_t odd_length(size_t i)
 {
     return i < 70 ? i + 1 : 1 + random_u64() % 3000;
@@ -296,6 +316,24 @@ static void check_softmax(void)
     }
 }
 
+static void check_exp_sums(void)
+{
+    for (size_t i = 0; i < 200; i++) {
+        size_t n = odd_length(i);
+        cleanup(freep) float *x = random_floats(n, i % N_KINDS);
+        struct outputs o = outputs_new(2 * sizeof(double));
+        float max = x[0];
+
+        for (size_t k = 0; k < n; k++) {
+            x[k] *= i % 2 ? 60 : 1;
+            max = k ? fmaxf(max, x[k]) : x[k];
+        }
+        ref->exp_sums(x, n, max, output(&o, 0), (double *)output(&o, 0) + 1);
+        variant->exp_sums(x, n, max, output(&o, 1), (double *)output(&o, 1) + 1);
+        outputs_check(&o, "exp_sums", "");
+    }
+}
+
 static void check_activations(void)
 {
     for (size_t i = 0; i < 300; i++) {
@@ -323,7 +361,7 @@ static void check_activations(void)
 #define BENCH_ROWS 256
 
 struct bench {
-    uint8_t *ternary, *q8_0;
+    uint8_t *ternary, *sixbit, *q8_0;
     uint16_t *half;
     float *single, *x, *out;
     int8_t *q;
@@ -335,6 +373,14 @@ static void bench_ternary(const struct kernels *k, struct bench *b, size_t n)
 }
 static void bench_ternary_1(const struct kernels *k, struct bench *b) { bench_ternary(k, b, 1); }
 static void bench_ternary_8(const struct kernels *k, struct bench *b) { bench_ternary(k, b, 8); }
+static void bench_sixbit(const struct kernels *k, struct bench *b)
+{
+    k->sixbit_matmul((int32_t *)b->out, BENCH_ROWS, b->sixbit, b->q, BENCH_COLS, 2, BENCH_ROWS, BENCH_COLS);
+}
+static void bench_exp_sums(const struct kernels *k, struct bench *b)
+{
+    k->exp_sums(b->x, BENCH_COLS, 1, (double *)b->out, (double *)b->out + 1);
+}
 static void bench_quantize(const struct kernels *k, struct bench *b) { k->quantize_row(b->q, b->x, BENCH_COLS); }
 static void bench_rms_norm(const struct kernels *k, struct bench *b) { k->rms_norm(b->out, b->x, b->single, BENCH_COLS, 1e-5f); }
 static void bench_dot(const struct kernels *k, struct bench *b) { *b->out = k->dot_f32(b->x, b->single, BENCH_COLS); }
@@ -357,6 +403,7 @@ static void bench_silu(const struct kernels *k, struct bench *b) { k->silu_mul(b
 
 static const struct { const char *name; void (*run)(const struct kernels *, struct bench *); } benches[] = {
     { "ternary_matmul n=1", bench_ternary_1 }, { "ternary_matmul n=8", bench_ternary_8 },
+    { "sixbit_matmul n=2", bench_sixbit },     { "exp_sums", bench_exp_sums },
     { "quantize_row", bench_quantize },        { "rms_norm", bench_rms_norm },
     { "dot_f32", bench_dot },                  { "axpy_f32", bench_axpy },
     { "matmul_f16", bench_f16 },               { "matmul_q8_0", bench_q8_0 },
@@ -393,6 +440,7 @@ static void bench(void)
 {
     struct bench b = {
         .ternary = random_ternary(BENCH_ROWS * BENCH_COLS / 4, false), .q8_0 = random_q8_0(BENCH_ROWS * BENCH_COLS / Q8_0_BLOCK),
+        .sixbit = random_ternary(BENCH_ROWS * BENCH_COLS / 4 * 3, false),
         .half = allocate(BENCH_ROWS * BENCH_COLS * 2), .single = random_floats(BENCH_ROWS * BENCH_COLS, KIND_PLAIN),
         .x = random_floats(BENCH_COLS, KIND_PLAIN), .out = random_floats(BENCH_COLS * 8, KIND_PLAIN),
         .q = random_activations(BENCH_COLS * 8, false),
@@ -406,6 +454,7 @@ static void bench(void)
         printf("%-6s %-20s %10.0f ns %8.1fx\n", variant->name, benches[i].name, fast, slow / fast);
     }
     free(b.ternary);
+    free(b.sixbit);
     free(b.q8_0);
     free(b.half);
     free(b.single);
@@ -431,11 +480,13 @@ int main(int argc, char **argv)
     for (size_t i = 0; i < n; i++) {       /* the reference too: its own guard bytes */
         variant = list[i];
         check_ternary();
+        check_sixbit();
         check_quantize();
         check_rms_norm();
         check_dot_axpy();
         check_matmul_f16_f32();
         check_matmul_q8_0();
+        check_exp_sums();
         check_softmax();
         check_activations();
         if (want_bench)

@@ -94,7 +94,8 @@ static float *logits_of(const char *name, size_t *ret_n)
     cr_assert_eq(session_new(&session, model, 0), 0);
     logits = calloc(model->n_vocab, sizeof(*logits));
     for (int i = 0; i < N_TOKENS; i++)
-        rows[i] = (struct forward_row){ session, 31 * i + 5, i + 1 == N_TOKENS ? logits : NULL };
+        rows[i] = (struct forward_row){ .session = session, .token = 31 * i + 5,
+                                        .logits = i + 1 == N_TOKENS ? logits : NULL };
     cr_assert_eq(forward_run(forward, rows, N_TOKENS), 0);
     *ret_n = model->n_vocab;
     session_free(session);

@@ -66,7 +66,7 @@ static int check_forward(void)
         if (pool_new(&p, i ? 4 : 1) < 0 || forward_new(&f, m, p, 24, NULL) < 0 || session_new(&s, m, 0) < 0)
             return 1;
         for (int32_t k = 0; k < 24; k++)
-            rows[k] = (struct forward_row){ s, k * 11, k == 23 ? logits[i] : NULL };
+            rows[k] = (struct forward_row){ .session = s, .token = k * 11, .logits = k == 23 ? logits[i] : NULL };
         if (forward_run(f, rows, 24) < 0)
             return 1;
         session_free(s);
