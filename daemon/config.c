@@ -410,6 +410,7 @@ static int finish(struct config *c, struct err *err)
     router->audit_or_refuse = !c->store.answer_unrecorded;
     router->sessions = c->engine.sessions;
     router->queue = c->engine.queue;
+    router->queue_client = c->engine.queue_client;
     router->default_temperature = c->engine.temperature;
     r = check_keys(c, err);
     if (r < 0)

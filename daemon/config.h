@@ -13,6 +13,7 @@ struct api_key {
     char name[64];
     uint8_t sha256[32];            /* of the key itself */
     bool has_label; enum label label;
+    int batch;                     /* gives way to others */
 };
 
 #define CONFIG_MAX_KEYS 64
@@ -32,7 +33,7 @@ struct config {
     struct { char path[512]; bool answer_unrecorded; unsigned max_requests; } store;
     struct {
         char model[512];           /* "" the built-in one */
-        unsigned threads, context, sessions, queue, max_tokens;
+        unsigned threads, context, sessions, queue, queue_client, max_tokens;
         double temperature, top_p;
         char template[1024];       /* "auto", a name or pieces, engine_template_check() */
         unsigned i2s_layout;       /* 0 auto, then a, b, c */

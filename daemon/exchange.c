@@ -391,6 +391,16 @@ static int read_deadline(const struct exchange *x, uint64_t *ret_usec, struct re
     return 0;
 }
 
+/* The header, or what the key says. */
+static int read_priority(const struct exchange *x, bool *ret_batch, struct request_error *e)
+{
+    const char *s = x->head->priority;
+
+    *ret_batch = s ? strcmp(s, "batch") == 0 : x->key && x->key->batch;
+    return !s || *ret_batch || strcmp(s, "interactive") == 0 ? 0 :
+           invalid(e, "x-tern-priority", "x-tern-priority: expected interactive or batch");
+}
+
 /* The body's bytes are let go of as soon as they are parsed. */
 static int read_body(struct exchange *x, struct chat_request **ret, struct request_error *e)
 {
@@ -424,6 +434,8 @@ void exchange_chat(struct exchange *x)
     int r;
 
     r = read_deadline(x, &o.deadline_usec, &e);
+    if (r == 0)
+        r = read_priority(x, &o.batch, &e);
     if (r == 0)
         r = read_body(x, &chat, &e);
     if (r < 0) {

@@ -94,7 +94,8 @@ static const struct { const char *name; size_t offset; } fields[] = {
     FIELD("host", host), FIELD("origin", origin), FIELD("authorization", authorization), FIELD("x-api-key", api_key),
     FIELD("content-type", content_type), FIELD("content-length", content_length), FIELD("expect", expect),
     FIELD("transfer-encoding", transfer_encoding), FIELD("access-control-request-method", preflight),
-    FIELD("x-tern-label", label), FIELD("x-tern-mode", mode), FIELD("x-tern-deadline-ms", deadline_ms),
+    FIELD("x-tern-label", label), FIELD("x-tern-mode", mode), FIELD("x-tern-priority", priority),
+    FIELD("x-tern-deadline-ms", deadline_ms),
 };
 
 static int read_field(struct head *h, char *line, struct request_error *e)

@@ -82,7 +82,7 @@ static void preflight_run(struct exchange *x)
 
     evhttp_add_header(headers, "Access-Control-Allow-Methods", "GET, POST");
     evhttp_add_header(headers, "Access-Control-Allow-Headers",
-                      "authorization, content-type, x-api-key, x-tern-label, x-tern-mode, x-tern-deadline-ms");
+                      "authorization, content-type, x-api-key, x-tern-label, x-tern-mode, x-tern-priority, x-tern-deadline-ms");
     evhttp_add_header(headers, "Access-Control-Max-Age", "600");
     exchange_reply(x, 204, NULL, NULL, 0);
 }

@@ -18,7 +18,7 @@ struct head {                      /* strings lie in the text that was parsed; N
     uint64_t length;               /* of the body */
     const char *host, *origin, *authorization, *api_key, *content_type, *expect, *transfer_encoding, *content_length;
     const char *preflight;         /* Access-Control-Request-Method */
-    const char *label, *mode, *deadline_ms;
+    const char *label, *mode, *priority, *deadline_ms;
 };
 
 /* Look at the bytes from *from on, which it moves. Length of the whole head, 0: more bytes needed, -EPROTO with *e: it

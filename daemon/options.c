@@ -11,6 +11,7 @@
 
 static const char *const mode_words[] = {"auto", "local-only", "cloud-only", "prefer-local", NULL};
 static const char *const label_words[] = {"public", "internal", "private", "secret", NULL};
+static const char *const priority_words[] = {"interactive", "batch", NULL};
 static const char *const fault_words[] = {"refuse", "local", NULL};
 static const char *const layout_words[] = {"auto", "a", "b", "c", NULL};
 static const char *const activation_words[] = {"auto", "relu2", "silu", "gelu", NULL};
@@ -73,10 +74,13 @@ const struct config_option options[] = {
      .about = "Threads that share each product; 0 for all cores, at most 8."},
     {"engine", "context", CONFIG(engine.context), .type = OPTION_UINT, .standard = "0", .max = 1 << 20,
      .about = "Tokens a conversation may hold; 0 for what the model was made for."},
-    {"engine", "sessions", CONFIG(engine.sessions), .type = OPTION_UINT, .standard = "4", .min = 1, .max = 64,
-     .about = "Local answers generated side by side."},
-    {"engine", "queue", CONFIG(engine.queue), .type = OPTION_UINT, .standard = "32", .max = 4096,
+    {"engine", "sessions", CONFIG(engine.sessions), .type = OPTION_UINT, .standard = "16", .min = 1, .max = 64,
+     .about = "Local answers generated side by side. Each costs memory for what it has read and said; together they are "
+              "faster than one after the other."},
+    {"engine", "queue", CONFIG(engine.queue), .type = OPTION_UINT, .standard = "256", .max = 4096,
      .about = "Local requests that may wait for a session; more get 503 or go to an allowed cloud."},
+    {"engine", "queue_client", CONFIG(engine.queue_client), .type = OPTION_UINT, .standard = "128", .max = 4096,
+     .about = "The same of one client, an API key or an address; more get 429 or go to an allowed cloud."},
     {"engine", "max_tokens", CONFIG(engine.max_tokens), .type = OPTION_UINT, .standard = "0", .max = 1 << 20,
      .about = "Longest local answer in tokens where the client gives no limit; 0 for what the context leaves."},
     {"engine", "temperature", CONFIG(engine.temperature), .type = OPTION_DOUBLE, .standard = "0", .max = 2,
@@ -189,6 +193,10 @@ const struct config_option options[] = {
     {"key", "label", KEY(label), .count_offset = offsetof(struct api_key, has_label), .type = OPTION_ENUM,
      .names = label_words, .standard = "", .example = "internal", .reload = true,
      .about = "Label this key puts on its requests; a header can only raise it. Empty leaves them unlabelled."},
+    {"key", "priority", KEY(batch), .type = OPTION_ENUM, .names = priority_words, .standard = "interactive",
+     .reload = true,
+     .about = "batch lets this key's requests wait for a session while others do, and keeps them from the last quarter "
+              "of the sessions; the header x-tern-priority says it for one request."},
 
     {"log", "level", CONFIG(log.level), .type = OPTION_ENUM, .names = level_words, .standard = "info", .reload = true,
      .about = "The least grave messages that are logged."},

@@ -3,7 +3,8 @@
  *
  *   request.c   the life of a request: the step table
  *   attempt.c   one try of a tier, and the answer it brings
- *   local.c     the engine worker: the line of requests that wait for it, and its frames
+ *   local.c     the engine worker and its frames
+ *   line.c     the requests that wait for it
  *   cloud.c     the egress worker: bodies out, chunks in, breakers and retries
  *   link.c      frames over a worker's socket
  *   router.c    configuration, models' names, metrics, status
@@ -91,7 +92,7 @@ struct request {
     struct chat_request *chat;
     struct arena arena;                    /* strings below */
     char id[ID_BYTES];
-    struct { const char *dialect, *key, *peer, *label, *model; enum label key_label; bool has_key_label; } asked;
+    struct { const char *dialect, *key, *peer, *label, *model; enum label key_label; bool has_key_label, batch; } asked;
     const struct request_sink *sink;       /* NULL: the client left */
     void *arg;
     uint64_t began_usec, deadline_usec;    /* monotonic */
@@ -113,6 +114,7 @@ struct request {
 
     struct attempt attempt;
     unsigned attempts_here;                /* at the current endpoint */
+    struct line_client *client;                 /* line.c's, while it waits for the engine or is with it */
     bool lost_engine, restarted;           /* the engine died under it; it was given to the next one */
     struct answer answer, kept;            /* kept: a whole local answer, while a cloud is asked for a better one */
     bool has_kept;
@@ -153,8 +155,39 @@ const char *request_endpoint(const struct request *q, int endpoint);            
 double request_confidence(const struct request *q);             /* P(the local answer is right) so far; NAN: none */
 struct request_meta request_meta(const struct request *q);
 
+/* ---- line.c ----------------------------------------------------------------------------------------------------- */
+enum line_class { LINE_INTERACTIVE, LINE_BATCH };
+
+/* Whoever asks: its lines, and how many of its requests are with the engine. */
+struct line_client {
+    TAILQ_ENTRY(line_client) all;
+    TAILQ_HEAD(, request) lines[2];        /* by class, in order of arrival */
+    unsigned n_waiting[2], n_running;
+    uint64_t turn;                         /* when it was served last, in turns of the line */
+    bool is_key;
+    char name[];
+};
+struct line {
+    TAILQ_HEAD(, line_client) clients;         /* that have anything here */
+    unsigned n_waiting;
+    uint64_t turns, freed_usec;            /* freed_usec: when a place last became free with somebody waiting; 0: none */
+    double gap_sec;                        /* mean time between two places becoming free, while somebody waits */
+};
+void line_init(struct line *s);
+void line_done(struct line *s);          /* no request may be left */
+#define LINE_E_FULL 1                     /* max wait already */
+#define LINE_E_CLIENT 2                   /* max_client of its own do */
+#define LINE_E_LATE 3                     /* its turn would come after its deadline */
+int line_enter(struct line *s, struct request *q, unsigned max, unsigned max_client);    /* 0, or LINE_E_… */
+void line_leave(struct line *s, struct request *q);                /* it no longer waits */
+/* Take out the request whose turn it is: it counts as its client's run until line_ran(). NULL: nobody waits. */
+struct request *line_next(struct line *s, bool batch_too);
+void line_ran(struct line *s, struct line_client *c, bool paced);       /* paced: a place became free by a run's own end */
+double line_wait_sec(const struct line *s, const struct request *q);   /* how long q would wait; 0: nothing known yet */
+
 /* ---- local.c ----------------------------------------------------------------------------------------------------- */
-#define LOCAL_MAX_RUNS 64
+#define LOCAL_MAX_SESSIONS 64
+#define LOCAL_MAX_RUNS (LOCAL_MAX_SESSIONS + 64)
 
 struct local {
     struct link link;
@@ -162,10 +195,10 @@ struct local {
     json_t *info;                          /* READY's, kept when the engine is gone: its name stays known */
     char *failure;                         /* ENGINE_FAILED's text */
     struct event grace;                    /* pending: an engine that is not ready may still come */
-    struct { uint64_t id; struct request *request; } runs[LOCAL_MAX_RUNS];   /* NULL: abandoned, not yet ended */
-    unsigned n_runs, n_line, n_attached;
-    TAILQ_HEAD(, request) line;            /* wait for a session, in order of arrival */
-    double mean_sec;                       /* of recent runs */
+    /* At the engine. request NULL: abandoned, not yet ended; client NULL: it takes no session. */
+    struct run { uint64_t id; struct request *request; struct line_client *client; bool batch; } runs[LOCAL_MAX_RUNS];
+    unsigned n_runs, n_sessions, n_batch, n_attached;   /* of the runs: those with a session, and of these the batch ones */
+    struct line line;                     /* wait for a session */
 };
 void local_init(struct router *r);
 void local_done(struct router *r);
@@ -174,9 +207,10 @@ const char *local_model(const struct router *r);    /* the engine's name for it,
 const char *local_digest(const struct router *r);   /* of the model's file, likewise */
 #define LOCAL_E_BUSY 1
 #define LOCAL_E_DOWN 2
+#define LOCAL_E_CLIENT 3               /* this client has enough of its own waiting */
 int local_start(struct request *q);        /* run, or stand in line: 0, or LOCAL_E_… */
 void local_stop(struct request *q);        /* forget the attempt; an engine at work on it is told to stop */
-unsigned local_retry_after_sec(const struct router *r);
+unsigned local_retry_after_sec(const struct request *q);
 
 /* ---- cloud.c ----------------------------------------------------------------------------------------------------- */
 struct cloud {

@@ -1,8 +1,8 @@
-/* The local tier: requests stand in one line, in order of arrival, for a session of the engine worker. A run that was
- * abandoned keeps its session until the engine has answered for it.
+/* The local tier: requests wait in line (line.c) for a session of the engine worker. A run that was abandoned
+ * keeps its session until the engine has answered for it.
  *
  * An engine that is not ready is expected within a grace period, counted from the start or from the moment it was
- * lost, and requests wait for it in the line. When the grace is over, or the engine says that it cannot run, the tier
+ * lost, and requests wait for it in line. When the grace is over, or the engine says that it cannot run, the tier
  * is down, and requests are told so at once until an engine is ready again. */
 #include <errno.h>
 #include <string.h>
@@ -12,27 +12,23 @@
 
 #define GRACE_SEC 10
 #define FAILURE_MAX_BYTES 512
-#define MEAN_WEIGHT 0.2                /* of the newest run in the mean */
 #define LOGPROB_MIN (-9999.0)          /* JSON knows no infinity; OpenAI writes this */
 
-/* ---- The line and the runs --------------------------------------------------------------------------------------- */
+/* ---- Runs -------------------------------------------------------------------------------------------------------- */
 static unsigned session_limit(const struct router *r)
 {
     int64_t sessions = 1;
 
-    json_read_int(r->local.info, "sessions", 1, LOCAL_MAX_RUNS, &sessions, NULL);
+    json_read_int(r->local.info, "sessions", 1, LOCAL_MAX_SESSIONS, &sessions, NULL);
     return MAX(1u, MIN(r->config->sessions, (unsigned)sessions));
 }
 
-static bool session_free(const struct router *r)
+/* Batch work leaves the last quarter of the sessions to people. */
+static bool session_free(const struct router *r, bool batch)
 {
-    return r->local.ready && r->local.n_runs < session_limit(r);
-}
+    unsigned limit = session_limit(r);
 
-static void line_remove(struct request *q)
-{
-    TAILQ_REMOVE(&q->router->local.line, q, tier);
-    q->router->local.n_line--;
+    return r->local.ready && r->local.n_sessions < limit && (!batch || r->local.n_batch < MAX(limit - limit / 4, 1u));
 }
 
 static uint32_t order_type(const struct request *q)
@@ -45,18 +41,36 @@ static uint32_t order_type(const struct request *q)
     return types[q->chat->task];
 }
 
+/* Whose it is: the engine shares work between requests of one client only. */
+static int client_write(json_t *order, const struct request *q)
+{
+    const char *name = q->asked.key ? q->asked.key : q->asked.peer ? q->asked.peer : "";
+    int r = json_object_set_new(order, "client", json_sprintf("%s %s", q->asked.key ? "key" : "peer", name));
+
+    return r < 0 || !q->asked.batch ? r : json_object_set_new(order, "batch", json_true());
+}
+
 /* The request as the engine reads it. NULL: no memory. */
 static char *order_text(const struct request *q)
 {
     cleanup(json_decrefp) json_t *order = q->chat->input ? json_incref(q->chat->input) : chat_request_to_json(q->chat);
     double temperature = q->config->default_temperature;
 
+    if (order && !q->chat->input && client_write(order, q) < 0)
+        return NULL;
     if (order && !q->chat->input && isnan(q->chat->params.temperature) && !isnan(temperature) &&
         json_object_set_new(order, "temperature", json_real(temperature)) < 0)
         return NULL;
     return order ? json_dumps(order, JSON_COMPACT) : NULL;
 }
 
+/* Ids and texts are told at once, beside whatever is generated. */
+static bool takes_session(const struct request *q)
+{
+    return q->chat->task == CHAT_ANSWER || q->chat->task == CHAT_EMBED;
+}
+
+/* The line has counted it as its client's, unless it takes no session. */
 static int run_start(struct request *q)
 {
     struct local *l = &q->router->local;
@@ -65,13 +79,30 @@ static int run_start(struct request *q)
 
     if (!order)
         return -ENOMEM;
+    if (l->n_runs == LOCAL_MAX_RUNS)
+        return -EBUSY;
     r = link_send(&l->link, order_type(q), q->attempt.id, order, strlen(order));
     if (r < 0)
         return r;
-    l->runs[l->n_runs].id = q->attempt.id;
-    l->runs[l->n_runs++].request = q;
+    l->runs[l->n_runs++] = (struct run) {q->attempt.id, q, q->client, q->asked.batch};
+    l->n_sessions += q->client != NULL;
+    l->n_batch += q->client && q->asked.batch;
+    q->client = NULL;
     q->attempt.sent = true;
     return 0;
+}
+
+/* Strike a run off the list. */
+static void run_remove(struct local *l, unsigned i, bool paced)
+{
+    struct run run = l->runs[i];
+
+    l->runs[i] = l->runs[--l->n_runs];
+    if (!run.client)
+        return;
+    l->n_sessions--;
+    l->n_batch -= run.batch;
+    line_ran(&l->line, run.client, paced);
 }
 
 /* The attempt under way comes to nothing. */
@@ -81,13 +112,18 @@ static void run_fail(struct request *q, const char *error, const char *code, con
     request_fault(q, 500, "engine_error", code, message, 1);
 }
 
+/* Fill the free sessions. */
 static void pump(struct router *r)
 {
+    struct local *l = &r->local;
     struct request *q;
 
-    while (session_free(r) && (q = TAILQ_FIRST(&r->local.line))) {
-        line_remove(q);
+    while (session_free(r, false) && (q = line_next(&l->line, session_free(r, true)))) {
+        struct line_client *c = q->client;
+
         if (run_start(q) < 0) {
+            q->client = NULL;
+            line_ran(&l->line, c, false);
             run_fail(q, "engine-order", "engine_failed", "the local model could not be asked; try again");
             request_run(q);
         }
@@ -95,12 +131,14 @@ static void pump(struct router *r)
 }
 
 /* The engine is not coming: nobody waits for it. */
-static void line_dismiss(struct router *r)
+static void dismiss(struct router *r)
 {
+    struct line_client *c;
     struct request *q;
 
-    while ((q = TAILQ_FIRST(&r->local.line))) {
-        line_remove(q);
+    while ((q = line_next(&r->local.line, true))) {
+        c = TAKE(q->client);
+        line_ran(&r->local.line, c, false);
         run_fail(q, "engine-down", "engine_down", "the local model is not running; see the daemon's log");
         q->fault.http_status = 503;
     }
@@ -110,14 +148,17 @@ static void line_dismiss(struct router *r)
 int local_start(struct request *q)
 {
     struct router *r = q->router;
-    struct local *l = &r->local;
+    const struct router_config *c = q->config;
+    bool free = session_free(r, q->asked.batch) && !r->local.line.n_waiting;
+    int result;
 
     if (!local_up(r))
         return LOCAL_E_DOWN;
-    if (!session_free(r) && l->n_line >= r->config->queue)
-        return LOCAL_E_BUSY;
-    TAILQ_INSERT_TAIL(&l->line, q, tier);
-    l->n_line++;
+    if (r->local.ready && !takes_session(q))
+        return run_start(q) == 0 ? 0 : LOCAL_E_BUSY;
+    result = line_enter(&r->local.line, q, free ? 1 : c->queue, free ? 1 : c->queue_client);
+    if (result)
+        return result == LINE_E_CLIENT ? LOCAL_E_CLIENT : LOCAL_E_BUSY;
     pump(r);
     return 0;
 }
@@ -127,7 +168,7 @@ void local_stop(struct request *q)
     struct local *l = &q->router->local;
 
     if (!q->attempt.sent) {
-        line_remove(q);
+        line_leave(&l->line, q);
         return;
     }
     for (unsigned i = 0; i < l->n_runs; i++)
@@ -137,11 +178,9 @@ void local_stop(struct request *q)
         }
 }
 
-unsigned local_retry_after_sec(const struct router *r)
+unsigned local_retry_after_sec(const struct request *q)
 {
-    double sec = (r->local.n_line + 1) * r->local.mean_sec / session_limit(r);
-
-    return (unsigned)MIN(MAX(ceil(sec), 1.0), 60.0);
+    return (unsigned)MIN(MAX(ceil(line_wait_sec(&q->router->local.line, q)), 1.0), 60.0);
 }
 
 /* ---- What the engine says ---------------------------------------------------------------------------------------- */
@@ -170,7 +209,7 @@ static int on_failed(struct router *r, const struct frame *f)
     r->local.failure = strndup((const char *)f->data, MIN(f->len, (uint32_t)FAILURE_MAX_BYTES));
     log_error("the engine cannot run: %s", r->local.failure ? r->local.failure : "no memory");
     event_del(&r->local.grace);
-    line_dismiss(r);
+    dismiss(r);
     return 0;
 }
 
@@ -236,17 +275,13 @@ static bool finished(const struct engine_end *end)
     return end->finish == FINISH_STOP || end->finish == FINISH_LENGTH || end->finish == FINISH_TOOL_CALLS;
 }
 
-static int on_end(struct router *r, struct request *q, const struct frame *f)
+static int on_end(struct request *q, const struct frame *f)
 {
     struct engine_end end;
-    double sec;
 
     if (f->len != sizeof(end))
         return -EPROTO;
     memcpy(&end, f->data, sizeof(end));
-    sec = (double)(end.prefill_usec + end.decode_usec) / USEC_PER_SEC;
-    if (finished(&end))
-        r->local.mean_sec += MEAN_WEIGHT * (sec - r->local.mean_sec);
     if (!q)
         return 0;
 
@@ -303,7 +338,7 @@ static int on_refused(struct request *q, const struct frame *f)
         q->in.local_fits = !context;
         request_fault(q, 400, "invalid_request_error", context ? ENGINE_E_CONTEXT : ENGINE_E_INVALID, message, 0);
     } else {
-        request_fault(q, 503, "engine_error", ENGINE_E_BUSY, message, local_retry_after_sec(q->router));
+        request_fault(q, 503, "engine_error", ENGINE_E_BUSY, message, local_retry_after_sec(q));
     }
     return 0;
 }
@@ -326,8 +361,8 @@ static int on_run_frame(struct router *r, const struct frame *f)
     if (f->type == ENGINE_TOKEN)
         return on_token(q, f);
 
-    l->runs[i] = l->runs[--l->n_runs];
-    result = f->type == ENGINE_END ? on_end(r, q, f) : f->type == ENGINE_REFUSED ? on_refused(q, f) : on_result(q, f);
+    run_remove(l, i, true);
+    result = f->type == ENGINE_END ? on_end(q, f) : f->type == ENGINE_REFUSED ? on_refused(q, f) : on_result(q, f);
     if (result < 0 && q)
         run_fail(q, "engine-protocol", "engine_failed", "the local model failed; try again");
     if (q)
@@ -364,12 +399,15 @@ static void on_down(struct router *r, bool replaced)
     if (l->ready)
         event_add(&l->grace, &(struct timeval) {.tv_sec = GRACE_SEC});
     l->ready = false;
-    for (unsigned i = 0; i < l->n_runs; i++)
-        if (l->runs[i].request) {
-            l->runs[i].request->lost_engine = true;
-            run_fail(l->runs[i].request, "engine-lost", "engine_lost", "the local model stopped; try again");
+    while (l->n_runs) {
+        struct request *q = l->runs[0].request;
+
+        run_remove(l, 0, false);
+        if (q) {
+            q->lost_engine = true;
+            run_fail(q, "engine-lost", "engine_lost", "the local model stopped; try again");
         }
-    l->n_runs = 0;
+    }
     request_run_all(r);
     if (!replaced && r->hooks.worker_down)
         r->hooks.worker_down(r->hooks.arg, true);
@@ -378,7 +416,7 @@ static void on_down(struct router *r, bool replaced)
 static void on_grace_over(evutil_socket_t fd, short what, void *arg)
 {
     log_warning("the engine did not become ready within %d s; requests no longer wait for it", GRACE_SEC);
-    line_dismiss(arg);
+    dismiss(arg);
 }
 
 /* ---- The tier ---------------------------------------------------------------------------------------------------- */
@@ -386,8 +424,7 @@ void local_init(struct router *r)
 {
     struct local *l = &r->local;
 
-    TAILQ_INIT(&l->line);
-    l->mean_sec = 1;
+    line_init(&l->line);
     link_init(&l->link, r, r->base, ENGINE_PING, on_frame, on_down);
     evtimer_assign(&l->grace, r->base, on_grace_over, r);
     event_add(&l->grace, &(struct timeval) {.tv_sec = GRACE_SEC});
@@ -397,6 +434,9 @@ void local_done(struct router *r)
 {
     link_done(&r->local.link);
     event_del(&r->local.grace);
+    while (r->local.n_runs)
+        run_remove(&r->local, 0, false);
+    line_done(&r->local.line);
     json_decref(r->local.info);
     free(r->local.failure);
 }

@@ -51,6 +51,7 @@ FAULT(out_of_memory, 503, "server_error", "out of memory; try again", 1);
 FAULT(audit_queue_full, 503, "server_error", "too many requests in flight; try again", 1);
 FAULT(audit_unavailable, 503, "server_error", "the audit record cannot be written; try again later", 5);
 FAULT(engine_busy, 503, "server_error", "too many requests wait for the local model; try again later", 1);
+FAULT(client_busy, 429, "rate_limit_error", "too many of your requests wait for the local model; try again later", 1);
 FAULT(engine_down, 503, "server_error", "the local model is not running, and nothing else may answer this request", 5);
 FAULT(engine_lost, 500, "engine_error", "the local model stopped before the answer was complete", 0);
 FAULT(cloud_unavailable, 503, "server_error", "only a cloud may answer this request, and none can be reached now", 5);
@@ -353,9 +354,9 @@ static enum step do_local(struct request *q)
         return STEP_ANSWER;
 
     q->attempt.state = ATTEMPT_NONE;          /* nothing was tried */
-    q->fault = r == LOCAL_E_BUSY ? engine_busy : engine_down;
-    if (r == LOCAL_E_BUSY)
-        q->fault.retry_after_sec = local_retry_after_sec(q->router);
+    q->fault = r == LOCAL_E_BUSY ? engine_busy : r == LOCAL_E_CLIENT ? client_busy : engine_down;
+    if (r != LOCAL_E_DOWN)
+        q->fault.retry_after_sec = local_retry_after_sec(q);
     q->stage = STAGE_LOCAL_FAILED;
     return STEP_DECIDE;
 }
@@ -563,6 +564,7 @@ static int ask(struct request *q, const struct request_options *o, struct reques
     q->asked.peer = arena_strdup(&q->arena, o->peer);
     q->asked.label = arena_strdup(&q->arena, o->label);
     q->asked.has_key_label = o->key_label;
+    q->asked.batch = o->batch;
     if (o->key_label)
         q->asked.key_label = *o->key_label;
     if ((o->key && !q->asked.key) || (o->peer && !q->asked.peer) || (o->label && !q->asked.label))

@@ -19,7 +19,7 @@ struct router_config *router_config_new(void)
     policy_config_default(&c->policy);
     c->audit_or_refuse = true;
     c->sessions = 1;
-    c->queue = DEFAULT_QUEUE;
+    c->queue = c->queue_client = DEFAULT_QUEUE;
     c->deadline_usec = DEFAULT_DEADLINE_USEC;
     c->default_temperature = NAN;
     return c;
@@ -267,7 +267,7 @@ static json_t *engine_json(const struct router *r)
 
     json_object_set_new(j, "ready", json_boolean(l->ready));
     json_object_set_new(j, "running", json_integer(l->n_runs));
-    json_object_set_new(j, "waiting", json_integer(l->n_line));
+    json_object_set_new(j, "waiting", json_integer(l->line.n_waiting));
     if (l->failure)
         json_object_set_new(j, "failure", json_string(l->failure));
     return j;

@@ -21,7 +21,7 @@ struct router_config {
     bool offline;                          /* [policy] offline: no cloud at all, whatever else is set */
     bool audit_or_refuse;                  /* store fault: refuse with 503; false: answer locally without a record */
     unsigned sessions;                     /* local requests decoded side by side */
-    unsigned queue;                        /* local requests that may wait for a session */
+    unsigned queue, queue_client;          /* local requests that may wait for a session; and of one client */
     uint64_t deadline_usec;                /* a request's whole time */
     double default_temperature;            /* local, where the client gave none; NAN leaves it to the engine */
 };
@@ -121,6 +121,7 @@ struct request_options {
     const char *peer;             /* "127.0.0.1", "unix:uid=1000" */
     const char *label;            /* x-tern-label header or NULL */
     const char *mode;             /* x-tern-mode header or NULL */
+    bool batch;                   /* gives way to requests that are not */
     uint64_t deadline_usec;       /* time from now, 0: the configured one; never longer than it */
 };
 

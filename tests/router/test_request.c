@@ -123,7 +123,7 @@ Test(local, line_is_in_order_and_bounded)
     cr_expect_eq(all[5].http_status, 503);
     cr_expect(all[5].retry_after_sec >= 1 && all[5].retry_after_sec <= 60);
     WAIT_FOR(&w, w.engine.n_starts == 2);
-    cr_expect_eq(w.router->local.n_line, 3);
+    cr_expect_eq(w.router->local.line.n_waiting, 3);
 
     /* One leaves while it waits, one while it runs: the next in line moves up when the session is free. */
     request_cancel(all[2].request);

@@ -470,7 +470,7 @@ void world_done(struct world *w)
 
     WAIT_FOR(w, router_idle(w->router));
     cr_assert_eq(store_in_flight(w->store), 0);
-    cr_assert_eq(w->router->local.n_line, 0);
+    cr_assert_eq(w->router->local.line.n_waiting, 0);
     cr_assert(TAILQ_EMPTY(&w->router->cloud.calls));
     router_free(w->router);
     fake_close(&w->engine);
