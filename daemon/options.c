@@ -15,6 +15,7 @@ static const char *const priority_words[] = {"interactive", "batch", NULL};
 static const char *const fault_words[] = {"refuse", "local", NULL};
 static const char *const layout_words[] = {"auto", "a", "b", "c", NULL};
 static const char *const activation_words[] = {"auto", "relu2", "silu", "gelu", NULL};
+static const char *const dialect_words[] = {"openai", "anthropic", NULL};   /* enum upstream_dialect */
 static const char *const level_words[] = {"error", "warning", "notice", "info", "debug", NULL};
 
 #define MEMBER(home_, type_, member) \
@@ -156,7 +157,11 @@ const struct config_option options[] = {
      .about = "A request's whole time; a client may ask for less."},
 
     {"cloud", "url", CLOUD(url), .type = OPTION_STRING, .example = "https://api.example.com/v1", .reload = true,
-     .about = "Base URL of an OpenAI-compatible API; https, or http to a loopback address."},
+     .about = "Base URL of the API, up to its version; https, or http to a loopback address."},
+    {"cloud", "dialect", CLOUD(dialect), .type = OPTION_ENUM, .names = dialect_words, .standard = "openai",
+     .reload = true,
+     .about = "What the endpoint speaks: openai for the chat completions that most servers offer, anthropic for "
+              "Anthropic's Messages API, which is told 4096 where a client gives no max_tokens."},
     {"cloud", "model", CLOUD(policy.model), .type = OPTION_STRING, .example = "example-large", .reload = true,
      .about = "Model to ask for there."},
     {"cloud", "key_file", CLOUD(key_file), .type = OPTION_STRING, .standard = "", .example = "example.key",

@@ -23,6 +23,7 @@
 
 #define TILE_ROWS 128           /* output rows computed at a time: their sums stay in the first cache */
 #define TILE_BATCH 8
+#define GRAIN 16                /* rows shared out to threads begin at its multiples, which layouts' groups divide */
 
 /* ---- the trace -------------------------------------------------------------------------------------------------- */
 
@@ -67,8 +68,8 @@ static void multiply(const struct product *p, const struct ternary *w, size_t r,
         for (size_t j = 0; j < f->n; j += TILE_BATCH) {
             size_t n = MIN(f->n - j, TILE_BATCH);
 
-            f->kernels->ternary_matmul(sums, TILE_ROWS, w->w + r * (w->padded / 4), f->q + j * f->wide_q, f->wide_q,
-                                       n, n_rows, w->padded);
+            f->kernels->ternary_matmul(sums, TILE_ROWS, w->w + w->layout->bytes(r, w->padded), f->q + j * f->wide_q,
+                                       f->wide_q, n, n_rows, w->padded);
             for (size_t b = 0; b < n; b++) {
                 float unit = f->unit[j + b], all = w->scale * unit, *to = out + (j + b) * p->stride;
 
@@ -82,17 +83,24 @@ static void multiply(const struct product *p, const struct ternary *w, size_t r,
     }
 }
 
+/* A matrix's rows, filled up so that the next one stacked under it begins a group of its layout. */
+static size_t stacked_rows(const struct ternary *w)
+{
+    return (w->rows + GRAIN - 1) / GRAIN * GRAIN;
+}
+
 /* Rows begin..end of the matrices as if stacked. */
 static void run_product(void *arg, size_t begin, size_t end)
 {
     const struct product *p = arg;
+    float *out = p->out;
     size_t first = 0;           /* stacked row where this matrix begins */
 
-    for (size_t i = 0; i < p->n_w; first += p->w[i++]->rows) {
+    for (size_t i = 0; i < p->n_w; first += stacked_rows(p->w[i]), out += p->w[i++]->rows) {
         size_t from = MAX(begin, first), to = MIN(end, first + p->w[i]->rows);
 
         if (from < to)
-            multiply(p, p->w[i], from - first, to - first, p->out + from);
+            multiply(p, p->w[i], from - first, to - first, out + from - first);
     }
 }
 
@@ -140,12 +148,12 @@ static void product(struct forward *f, const struct ternary *const w[], size_t n
 
     for (size_t i = 0; i < n_w; i++) {
         p.w[i] = w[i];
-        rows += w[i]->rows;
+        rows += stacked_rows(w[i]);
     }
     if (f->m->inputs[f->input].quant == QUANT_NONE)
         pool_run(f->pool, pool_threads(f->pool), 1, run_float_product, &p);
     else
-        pool_run(f->pool, rows, grain_of(w[0]->padded * f->n, 16), run_product, &p);
+        pool_run(f->pool, rows, grain_of(w[0]->padded * f->n, GRAIN), run_product, &p);
 }
 
 /* ---- what is done row by row ------------------------------------------------------------------------------------ */

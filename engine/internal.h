@@ -96,19 +96,28 @@ int template_render(const char *template, const struct tokenizer *t, const json_
 struct source_tensor;                                    /* engine/source.h */
 
 /* ---- weights.c: matrices, in whatever type the file holds them -------------------------------------------------- */
-/* Layout A (kernels.h); y = sum * scale * what one step of the input is worth. row_scales (rows) replaces scale where
- * rows have their own, else NULL. norm_in (cols) or NULL: the gain of a norm of this matrix's own input. */
-struct ternary { const uint8_t *w; size_t rows, cols, padded; float scale; const float *row_scales, *norm_in; };
+/* Packed in `layout` (kernels.h), rows of `padded` columns; y = sum * scale * what one step of the input is worth.
+ * row_scales (rows) replaces scale where rows have their own, else NULL. norm_in (cols) or NULL: the gain of a norm of
+ * this matrix's own input. */
+struct ternary {
+    const uint8_t *w;
+    const struct ternary_layout *layout;
+    size_t rows, cols, padded;
+    float scale;
+    const float *row_scales, *norm_in;
+};
 struct dense { const void *w; enum tensor_type type; size_t rows, cols; };       /* floats or blocks, where the file has them */
 
 struct ternary_reading {
     char i2s_layout;         /* of an I2_S tensor: 'a' (0 too), 'b' or 'c', bitnet.md 2.6 */
     bool binary;             /* -1 and 1 only; a float master is cut at its mean */
 };
-/* Check the tensor and make w of it: used where it lies when it already is layout A, else repacked into `copies`. Floats
+/* Check the tensor and make canonical w of it: used where it lies when it is that already, else packed into `copies`. Floats
  * that are not {-c, 0, c} are quantised by their mean magnitude. t is rows x cols as w says. 0, -ENOMEM, or -EINVAL with
  * *err naming the tensor. */
 int ternary_load(struct ternary *w, const struct source_tensor *t, struct ternary_reading how, struct arena *copies, struct err *err);
+/* Canonical w to another layout, in `copies`. 0 or -ENOMEM. */
+int ternary_repack(struct ternary *w, const struct ternary_layout *layout, struct arena *copies);
 void ternary_row(const struct ternary *w, size_t row, float *out);              /* (padded) -1, 0, 1: without the scale */
 int dense_load(struct dense *ret, const struct source_tensor *t, struct err *err); /* 0, or -EINVAL with *err */
 void dense_row(const struct dense *d, size_t row, float *out);                  /* (cols) */

@@ -25,6 +25,7 @@ struct loader {
     const struct source *source;
     const struct gguf *g;               /* its keys */
     bool *used;                         /* one a tensor */
+    const struct kernels *kernels;
     struct err *err;
 };
 
@@ -416,7 +417,8 @@ static int load_scale(struct loader *l, const char *name, struct ternary *w)
 
 /* blk.N.<name>.weight, what blk.N.<name>.scale multiplies onto it, and the norm of its own input: the latter two where
  * there are any. */
-static int load_ternary(struct loader *l, size_t layer, const char *name, size_t cols, size_t rows, struct ternary *w)
+static int load_ternary(struct loader *l, size_t layer, const char *name, enum projection_input input, size_t cols,
+                        size_t rows, struct ternary *w)
 {
     const struct ternary_reading how = { .i2s_layout = l->options->i2s_layout, .binary = l->m->binary };
     const struct source_tensor *t;
@@ -430,6 +432,11 @@ static int load_ternary(struct loader *l, size_t layer, const char *name, size_t
     r = ternary_load(w, t, how, &l->m->map->copies, l->err);
     if (r < 0)
         return r;
+    if (l->m->inputs[input].quant != QUANT_NONE) {
+        r = ternary_repack(w, l->kernels->layout, &l->m->map->copies);
+        if (r < 0)
+            return r;
+    }
     snprintf(full, sizeof(full), "blk.%zu.%s.scale", layer, name);
     r = load_scale(l, full, w);
     if (r < 0)
@@ -446,13 +453,13 @@ static int load_layer(struct loader *l, size_t i, const struct graph *graph)
     bool sub_norms = graph->needs_sub_norms, qk = graph->qk_norms, post = graph->post_norms;
     int r;
 
-    if ((r = load_ternary(l, i, "attn_q", m->n_embd, attn, &y->q)) < 0 ||
-        (r = load_ternary(l, i, "attn_k", m->n_embd, kv, &y->k)) < 0 ||
-        (r = load_ternary(l, i, "attn_v", m->n_embd, kv, &y->v)) < 0 ||
-        (r = load_ternary(l, i, "attn_output", attn, m->n_embd, &y->o)) < 0 ||
-        (r = load_ternary(l, i, "ffn_gate", m->n_embd, m->n_ff, &y->gate)) < 0 ||
-        (r = load_ternary(l, i, "ffn_up", m->n_embd, m->n_ff, &y->up)) < 0 ||
-        (r = load_ternary(l, i, "ffn_down", m->n_ff, m->n_embd, &y->down)) < 0)
+    if ((r = load_ternary(l, i, "attn_q", INPUT_QKV, m->n_embd, attn, &y->q)) < 0 ||
+        (r = load_ternary(l, i, "attn_k", INPUT_QKV, m->n_embd, kv, &y->k)) < 0 ||
+        (r = load_ternary(l, i, "attn_v", INPUT_QKV, m->n_embd, kv, &y->v)) < 0 ||
+        (r = load_ternary(l, i, "attn_output", INPUT_O, attn, m->n_embd, &y->o)) < 0 ||
+        (r = load_ternary(l, i, "ffn_gate", INPUT_GATE_UP, m->n_embd, m->n_ff, &y->gate)) < 0 ||
+        (r = load_ternary(l, i, "ffn_up", INPUT_GATE_UP, m->n_embd, m->n_ff, &y->up)) < 0 ||
+        (r = load_ternary(l, i, "ffn_down", INPUT_DOWN, m->n_ff, m->n_embd, &y->down)) < 0)
         return r;
     /* What one layer has, all have. A model whose projections norm their own inputs may go without the norms before. */
     if ((r = load_norm_if(l, i ? !!first->attn_norm : !y->q.norm_in, i, "attn_norm", m->n_embd, &y->attn_norm)) < 0 ||
@@ -521,12 +528,14 @@ static int load(struct model *m, const struct model_options *options, struct err
 {
     cleanup(freep) bool *used = calloc(source_tensor_count(m->map->source) + 1, sizeof(*used));
     struct loader l = { .m = m, .options = options, .source = m->map->source, .g = source_keys(m->map->source),
-                        .used = used, .err = err };
+                        .used = used, .kernels = kernels_get(err), .err = err };
     const struct graph *graph = NULL;
     int r;
 
     if (!used)
         return -ENOMEM;
+    if (!l.kernels)
+        return -EINVAL;
     if ((r = find_graph(&l, &graph)) < 0 || (r = read_sizes(&l)) < 0 || (r = read_variant(&l, graph)) < 0 ||
         (r = read_name(&l)) < 0 || (r = tokenizer_new(&m->tokenizer, l.g, err)) < 0 || (r = load_ends(&l)) < 0)
         return r;

@@ -1,7 +1,8 @@
 /* Matrices in the types that files hold them in, bitnet.md 2.4 to 2.9.
  *
- * A ternary matrix becomes layout A (kernels.h) with one scale, or one a row. I2_S in the canonical order is used where
- * it lies when its rows are whole blocks; anything else is decoded row by row into trits and packed anew. What has more
+ * A ternary matrix becomes canonical rows (kernels.h) with one scale, or one a row. I2_S in the canonical order is used
+ * where it lies when its rows are whole blocks; anything else is decoded row by row into trits and packed anew. From
+ * there it goes to the order that the machine's kernels read. What has more
  * scales than one a row is refused: it could not be computed exactly. Dense matrices stay as they are and are turned
  * into floats a row at a time. */
 #include "engine/source.h"
@@ -514,19 +515,33 @@ int ternary_load(struct ternary *w, const struct source_tensor *t, struct ternar
     r = measure(&s, &type);
     if (r < 0)
         return r;
-    *w = (struct ternary){ .rows = s.rows, .cols = s.cols,
+    *w = (struct ternary){ .layout = &ternary_canonical, .rows = s.rows, .cols = s.cols,
                            .padded = (s.cols + TERNARY_BLOCK - 1) / TERNARY_BLOCK * TERNARY_BLOCK };
     if (t->type == TENSOR_I2_S && (!how.i2s_layout || how.i2s_layout == 'a') && s.cols % TERNARY_BLOCK == 0)
         return load_in_place(&s, w);
     return load_rows(&s, type, w, copies);
 }
 
+int ternary_repack(struct ternary *w, const struct ternary_layout *layout, struct arena *copies)
+{
+    uint8_t *out;
+
+    if (layout == w->layout)
+        return 0;
+    out = arena_alloc(copies, layout->bytes(w->rows, w->padded));
+    if (!out)
+        return -ENOMEM;
+    layout->pack(out, w->w, w->rows, w->padded);
+    w->w = out;
+    w->layout = layout;
+    return 0;
+}
+
 void ternary_row(const struct ternary *w, size_t row, float *out)
 {
-    const uint8_t *p = w->w + row * (w->padded / 4), *end = p + w->padded / 4;
+    int8_t *t = (int8_t *)(out + w->padded) - w->padded;       /* at the end of out: each is read before it is overwritten */
 
-    for (; p < end; p += 32, out += TERNARY_BLOCK)
-        for (int k = 0; k < 4; k++)
-            for (size_t i = 0; i < 32; i++)
-                out[32 * k + i] = (float)((p[i] >> (6 - 2 * k) & 3) - 1);
+    w->layout->row(t, w->w, row, w->padded);
+    for (size_t i = 0; i < w->padded; i++)
+        out[i] = t[i];
 }

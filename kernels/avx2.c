@@ -557,6 +557,7 @@ static void silu_mul(float *out, const float *gate, const float *up, size_t n)
 
 const struct kernels kernels_avx2 = {
     .name = "avx2",
+    .layout = &ternary_canonical,
     .ternary_matmul = ternary_matmul,
     .quantize_row = quantize_row,
     .rms_norm = rms_norm,

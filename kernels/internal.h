@@ -3,6 +3,8 @@
 
 #include "kernels/kernels.h"
 
+extern const struct ternary_layout ternary_lines;
+
 extern const struct kernels kernels_ref;
 extern const struct kernels kernels_avx2;      /* x86-64 builds only */
 

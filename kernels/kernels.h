@@ -9,6 +9,12 @@
  * cols/4 bytes; in each block of 128 columns / 32 bytes, byte p holds columns p (bits 7:6), p+32 (5:4), p+64 (3:2),
  * p+96 (1:0); a code c is t+1 for t in {-1, 0, +1}; code 3 never occurs (loaders reject it).
  *
+ * A variant multiplies rows in an order of its own, its `layout`, made of canonical rows when a model is loaded. Besides
+ * the canonical one ("rows") there is "lines16": groups of 16 rows, in a group a 64-byte line for each 16 columns; byte
+ * 4 r + j of line i holds, from its low bits up, columns 16 i + j, 16 i + 4 + j, 16 i + 8 + j and 16 i + 12 + j of row r.
+ * A line is read once, in order, and opens into four lines of 16 rows x 4 columns of bytes, which is what the dot
+ * products of four bytes and the tiles of x86 take.
+ *
  * No function here allocates, fails, or keeps its arguments. No alignment is required beyond the element's. */
 #pragma once
 
@@ -20,14 +26,33 @@
 #define Q8_0_BLOCK 32           /* weights a block */
 #define Q8_0_BLOCK_BYTES 34     /* f16 scale, 32 int8 */
 
+/* An order of packed ternary rows; cols is a multiple of 128. Row r, where it is a multiple of `group`, begins at
+ * bytes(r, cols). Lives for ever; the name tells the order for good, so it may be part of a cache's key. */
+struct ternary_layout {
+    const char *name;
+    size_t group;               /* rows that are interleaved; the last group is filled up with rows of zeros */
+    size_t (*bytes)(size_t rows, size_t cols);
+    /* out (bytes(rows, cols)) of canonical rows; they may not overlap. Row ranges that begin at multiples of group may be
+     * packed apart, in any order or thread. */
+    void (*pack)(uint8_t *out, const uint8_t *canonical, size_t rows, size_t cols);
+    /* The trits (cols) of one row. For checks and the rare use of single rows: slow. */
+    void (*row)(int8_t *t, const uint8_t *packed, size_t row, size_t cols);
+};
+extern const struct ternary_layout ternary_canonical;
+
 struct kernels {
     const char *name;           /* what TERN_CPU takes: "ref", "avx2", … */
 
+    /* Two variants may share one; `w` of ternary_matmul is in it. 64-byte aligned rows are read fastest. */
+    const struct ternary_layout *layout;
+
     /* Exact integer sums of packed ternary rows with int8 activations.
      *   out  (n, rows)   int32, row j of x gives out[j*out_stride .. +rows); out_stride >= rows
-     *   w    (rows, cols) packed as above
+     *   w    (rows, cols) in `layout`, from a row that is a multiple of layout->group
      *   x    (n, cols)   int8 in -127..127, x_stride >= cols bytes apart; columns past the logical width are zero
      *   cols a multiple of 128, at most 1<<20
+     * n = 1 streams the weights; many rows of x share their unpacking: from about 32 little is left to gain, and
+     * 128 to 256 are as good as more. 64 to 256 weight rows a call keep the sums in the second cache.
      * Source: BitNet b1.58, arXiv:2402.17764. */
     void (*ternary_matmul)(int32_t *out, size_t out_stride, const uint8_t *w, const int8_t *x, size_t x_stride,
                            size_t n, size_t rows, size_t cols);

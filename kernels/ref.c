@@ -284,6 +284,7 @@ static void silu_mul(float *out, const float *gate, const float *up, size_t n)
 
 const struct kernels kernels_ref = {
     .name = "ref",
+    .layout = &ternary_canonical,
     .ternary_matmul = ternary_matmul,
     .quantize_row = quantize_row,
     .rms_norm = rms_norm,

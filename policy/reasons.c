@@ -17,7 +17,7 @@
     X(TRY_LOCAL, "try-local", "the local model answers first and its confidence is judged") \
     X(PREFER_LOCAL, "prefer-local", "the mode prefers the local model, and it was ready") \
     X(TOO_HARD, "too-hard", "the request is longer or more structured than the local model is made for") \
-    X(DOES_NOT_FIT, "does-not-fit", "the request is too long for the local model's context") \
+    X(DOES_NOT_FIT, "does-not-fit", "the request is too long for the local model's context, or asks for what it cannot do") \
     X(CONFIDENT, "confident", "the local model was sure enough of its answer") \
     X(UNSURE_STREAM, "unsure-stream", "the local model was unsure in its first words, so its answer was abandoned") \
     X(UNSURE_END, "unsure-end", "the local model was unsure of its finished answer, so it was not used") \
@@ -35,7 +35,7 @@
     X(REJ_RELEASED, "already-answering", "came too late: a part of the local answer was already shown") \
     X(REJ_TRIED, "already-tried", "had already failed this request") \
     X(REJ_LOCAL_DOWN, "local-not-running", "the local model is not running") \
-    X(REJ_LOCAL_FITS, "local-too-long", "the request is too long for its context") \
+    X(REJ_LOCAL_FITS, "local-too-long", "the request is too long for its context, or asks for what it cannot do") \
     X(REJ_LOCAL_TRIED, "local-already-failed", "had already failed this request") \
     X(REJ_SCORE, "score", "the score chose another route") \
     X(REJ_ORDER, "order", "another route comes first")

@@ -95,7 +95,7 @@ static void attempt_add(struct request *q, enum answer_channel channel, const ch
 {
     if (len && !q->attempt.first_byte_usec)
         q->attempt.first_byte_usec = clock_wall_usec();
-    if ((!len && !id) || piece_add(&q->answer, channel, id, text, len) == 0)
+    if (q->attempt.state != ATTEMPT_RUNNING || (!len && !id) || piece_add(&q->answer, channel, id, text, len) == 0)
         return;
     attempt_leave(q);
     attempt_fail(q, "answer-too-large");

@@ -1,6 +1,6 @@
 /* The cloud tier: a body is made, its digest and size are appended as an egress row, and only cloud_send(), which the
- * step table calls when every row is durable, hands it to the egress worker. Back come chunks in OpenAI's shape, read
- * strictly as JSON and tolerantly as chunks.
+ * step table calls when every row is durable, hands it to the egress worker. Back come chunks in OpenAI's shape,
+ * which chunk.c reads.
  *
  * Each endpoint has a breaker, found by name since a request keeps the configuration it began with. Second attempts
  * share one budget: a tenth of the calls, and three besides, so that a failing cloud is not asked twice as much. */
@@ -19,7 +19,6 @@
 #define BACKOFF_MAX_USEC (8 * USEC_PER_SEC)
 #define RETRY_AFTER_MAX_SEC 30
 #define GRACE_SEC 5                        /* for an egress that is starting */
-#define TOKENS_MAX 100000000               /* of one call; a usage beyond it is not believed */
 
 /* ---- Breakers ---------------------------------------------------------------------------------------------------- */
 static struct breaker *breaker_of(struct router *r, const char *endpoint)
@@ -91,17 +90,11 @@ void cloud_set_config(struct router *r, const struct router_config *c)
 /* ---- A body out -------------------------------------------------------------------------------------------------- */
 static char *body_text(const struct request *q)
 {
-    /* What OpenAI's API does not know, and strict servers refuse. */
-    static const char *const ours[] = {"top_k", "min_p", "repeat_penalty"};
-    cleanup(json_decrefp) json_t *body = chat_request_to_json(q->chat);
-    int r = 0;
+    const struct cloud_endpoint *e = &q->config->cloud.endpoints[q->attempt.endpoint];
+    cleanup(json_decrefp) json_t *request = chat_request_to_json(q->chat), *body = NULL;
 
-    for (size_t i = 0; i < ARRAY_SIZE(ours); i++)
-        json_object_del(body, ours[i]);
-    r |= json_object_set_new(body, "model", json_string(q->config->policy.endpoints[q->attempt.endpoint].model));
-    r |= json_object_set_new(body, "stream", json_true());
-    r |= json_object_set_new(body, "stream_options", json_pack("{s:b}", "include_usage", 1));
-    return r < 0 ? NULL : json_dumps(body, JSON_COMPACT);
+    body = request ? upstream_of(e->dialect)->body(request, e->policy.model) : NULL;
+    return body ? json_dumps(body, JSON_COMPACT) : NULL;
 }
 
 static char *order_text(const struct request *q, const uint8_t digest[32])
@@ -230,75 +223,10 @@ bool cloud_may_retry(struct request *q, uint64_t *ret_pause_usec)
     return true;
 }
 
-/* ---- Chunks in --------------------------------------------------------------------------------------------------- */
-static const char *finish_known(const char *s)
-{
-    static const char *const known[] = {"stop", "length", "content_filter", "tool_calls"};
-
-    for (size_t i = 0; i < ARRAY_SIZE(known); i++)
-        if (strcmp(known[i], s) == 0)
-            return known[i];
-    return known[0];
-}
-
-static void usage_take(struct request *q, const json_t *usage)
-{
-    int64_t in, out;
-
-    if (json_read_int(usage, "prompt_tokens", 0, TOKENS_MAX, &in, NULL) != 1 ||
-        json_read_int(usage, "completion_tokens", 0, TOKENS_MAX, &out, NULL) != 1)
-        return;
-    q->answer.tokens_in = (uint32_t)in;
-    q->answer.tokens_out = (uint32_t)out;
-    q->attempt.usage_known = true;
-}
-
-/* A chunk has `delta`; a completion that came whole has `message`. */
-static int choice_take(struct request *q, const json_t *choice)
-{
-    const json_t *delta = json_object_get(choice, "delta");
-    json_t *logprobs = json_object_get(json_object_get(choice, "logprobs"), "content");
-    const char *text = "", *finish;
-    int r;
-
-    r = json_read_string(delta ? delta : json_object_get(choice, "message"), "content", &text, NULL);
-    if (r < 0)
-        return r;
-    if (!q->chat->params.logprobs || !json_is_array(logprobs))
-        logprobs = NULL;
-    attempt_text(q, text, strlen(text), json_incref(logprobs));
-
-    r = json_read_string(choice, "finish_reason", &finish, NULL);
-    if (r == 1)
-        q->answer.finish = finish_known(finish);
-    return r < 0 ? r : 0;
-}
-
-/* 0, or -EPROTO: not a chunk; -EIO: the upstream reports a failure. */
-static int event_take(struct request *q, const struct frame *f)
-{
-    cleanup(json_decrefp) json_t *event = NULL;
-    const json_t *choices, *error;
-
-    if (f->len == 6 && memcmp(f->data, "[DONE]", 6) == 0)
-        return 0;
-    event = json_parse(f->data, f->len, NULL);
-    if (!json_is_object(event))
-        return -EPROTO;
-    error = json_object_get(event, "error");
-    if (error && !json_is_null(error))
-        return -EIO;
-
-    usage_take(q, json_object_get(event, "usage"));
-    choices = json_object_get(event, "choices");
-    if (choices && !json_is_null(choices) && !json_is_array(choices))
-        return -EPROTO;
-    return json_array_size(choices) && choice_take(q, json_array_get(choices, 0)) < 0 ? -EPROTO : 0;
-}
-
+/* ---- Events in -------------------------------------------------------------------------------------------------- */
 static void on_event(struct request *q, const struct frame *f)
 {
-    int r = event_take(q, f);
+    int r = chunk_take(q, f->data, f->len);
 
     if (r == 0 || q->attempt.state != ATTEMPT_RUNNING)
         return;

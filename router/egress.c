@@ -51,6 +51,8 @@ struct call {
     struct egress *egress;
     uint64_t id;
     CURL *easy;
+    const struct upstream *upstream;
+    struct upstream_stream stream;
     struct curl_slist *headers;               /* holds the key */
     struct event *timer;
     uint64_t deadline_usec, due_usec;         /* of everything; of the next event */
@@ -149,6 +151,7 @@ static void call_drop(struct call *c)
     if (c->timer)
         event_free(c->timer);
     sse_done(&c->sse);
+    upstream_stream_done(&c->stream);
     buf_done(&c->whole);
     free(c->body);
     LIST_REMOVE(c, link);
@@ -197,14 +200,18 @@ static void call_end_status(struct call *c)
 /* A whole chat completion from an upstream that does not stream becomes one event. */
 static void call_end_object(struct call *c)
 {
-    cleanup(json_decrefp) json_t *answer = json_parse(c->whole.data, c->whole.len, NULL);
+    cleanup(json_decrefp) json_t *answer = json_parse(c->whole.data, c->whole.len, NULL), *ours = NULL;
 
     call_note_code(c, answer);
-    if (!json_is_object(json_object_get(json_array_get(json_object_get(answer, "choices"), 0), "message"))) {
+    if (!c->upstream->answer)
+        ours = json_incref(answer);
+    else if (c->upstream->answer(&ours, answer) < 0)
+        ours = NULL;
+    if (!json_is_object(json_object_get(json_array_get(json_object_get(ours, "choices"), 0), "message"))) {
         call_end(c, "failed", EGRESS_ERR_PROTOCOL);
         return;
     }
-    front_send(c->egress, EGRESS_EVENT, c->id, c->whole.data, c->whole.len);
+    front_send_json(c->egress, EGRESS_EVENT, c->id, TAKE(ours));
     call_end(c, "ok", NULL);
 }
 
@@ -282,40 +289,69 @@ static void on_call_timer(evutil_socket_t fd, short what, void *arg)
 
 /* ---- What comes from upstream: curl's callbacks ---- */
 
-static int on_event(void *arg, const uint8_t *data, size_t len)
+/* The answer is whole, whatever the response still brings. */
+static void call_over(struct call *c)
 {
-    struct call *c = arg;
-    cleanup(json_decrefp) json_t *chunk = NULL;
-    const json_t *choice, *error;
+    front_send(c->egress, EGRESS_EVENT, c->id, "[DONE]", 6);
+    call_end(c, "ok", NULL);
+    call_expect(c, LINGER_MSEC);
+}
+
+/* Pass a chunk on; `data` is its text where it came as one. */
+static void chunk_send(struct call *c, json_t *chunk, const uint8_t *data, size_t len)
+{
+    const json_t *choice;
     size_t i;
 
-    if (c->ended)
-        return 0;
-    if (len == 6 && memcmp(data, "[DONE]", 6) == 0) {
-        front_send(c->egress, EGRESS_EVENT, c->id, data, len);
-        call_end(c, "ok", NULL);
-        call_expect(c, LINGER_MSEC);
-        return 0;
-    }
-
-    chunk = json_parse(data, len, NULL);
-    if (!json_is_object(chunk)) {
-        c->error = EGRESS_ERR_PROTOCOL;
-        return -EPROTO;
-    }
-    error = json_object_get(chunk, "error");
-    if (error && !json_is_null(error)) {
-        call_note_code(c, chunk);
-        c->error = EGRESS_ERR_CUT;
-        return -EPROTO;
-    }
     json_array_foreach(json_object_get(chunk, "choices"), i, choice)
         if (json_string_length(json_object_get(choice, "finish_reason")) > 0)
             c->finished = true;
+    if (data)
+        front_send(c->egress, EGRESS_EVENT, c->id, data, len);
+    else
+        front_send_json(c->egress, EGRESS_EVENT, c->id, json_incref(chunk));
+}
 
-    front_send(c->egress, EGRESS_EVENT, c->id, data, len);
+static int on_event(void *arg, const uint8_t *data, size_t len)
+{
+    struct call *c = arg;
+    cleanup(json_decrefp) json_t *event = NULL, *chunk = NULL;
+    const json_t *error;
+    int r = 0;
+
+    if (c->ended)
+        return 0;
+    if (!c->upstream->event && len == 6 && memcmp(data, "[DONE]", 6) == 0) {
+        call_over(c);
+        return 0;
+    }
+
+    event = json_parse(data, len, NULL);
+    if (!json_is_object(event)) {
+        c->error = EGRESS_ERR_PROTOCOL;
+        return -EPROTO;
+    }
+    error = json_object_get(event, "error");
+    if (error && !json_is_null(error)) {
+        call_note_code(c, event);
+        c->error = EGRESS_ERR_CUT;
+        return -EPROTO;
+    }
+    if (!c->upstream->event)
+        chunk_send(c, event, data, len);
+    else
+        r = c->upstream->event(&chunk, &c->stream, event);
+    if (r < 0) {
+        c->error = EGRESS_ERR_PROTOCOL;
+        return r;
+    }
+    if (chunk)
+        chunk_send(c, chunk, NULL, 0);
     c->n_events++;
-    call_expect(c, c->idle_msec);
+    if (c->stream.over)
+        call_over(c);
+    else
+        call_expect(c, c->idle_msec);
     return 0;
 }
 
@@ -429,6 +465,7 @@ static bool call_set_headers(struct call *c, const char *request_id, const char 
     snprintf(id, sizeof(id), "X-Client-Request-Id: %s", request_id);
     return header_add(c, "Content-Type: application/json") && header_add(c, "Accept: text/event-stream") &&
            header_add(c, "Expect:") && (!*request_id || header_add(c, id)) &&
+           (!c->upstream->version_header || header_add(c, c->upstream->version_header)) &&
            (!*authorization || header_add(c, authorization));
 }
 
@@ -441,7 +478,7 @@ static bool call_set_options(struct call *c, const struct cloud_endpoint *endpoi
 
     while (base > 0 && endpoint->url[base - 1] == '/')
         base--;
-    snprintf(url, sizeof(url), "%.*s/chat/completions", base, endpoint->url);
+    snprintf(url, sizeof(url), "%.*s%s", base, endpoint->url, c->upstream->path);
 
     return SET(URL, url) && SET(PROTOCOLS_STR, c->loopback_only ? "http" : "https") && SET(FOLLOWLOCATION, 0L) &&
            SET(PROXY, "") && SET(NOPROXY, "*") && SET(NETRC, (long)CURL_NETRC_IGNORED) &&
@@ -465,6 +502,7 @@ static int call_start(struct egress *e, uint64_t id, const struct order *o, cons
         return -ENOMEM;
     c->egress = e;
     c->id = id;
+    c->upstream = upstream_of(o->endpoint->dialect);
     LIST_INSERT_HEAD(&e->calls, c, link);
     e->n_calls++;
 

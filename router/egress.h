@@ -10,11 +10,13 @@
 #include "base/frame.h"
 #include "base/sse.h"
 #include "policy/policy.h"
+#include "router/upstream.h"
 
 /* One [cloud NAME] section. */
 struct cloud_endpoint {
     struct policy_endpoint policy;         /* name, model, region, labels, prices */
-    char url[512];                         /* base, e.g. https://api.example.com/v1; "/chat/completions" is added */
+    char url[512];                         /* base, e.g. https://api.example.com/v1; the dialect's path is added */
+    enum upstream_dialect dialect;
     char key_file[512];                    /* file with the API key; "" none. Read by egress only. A name without '/' is
                                               looked up in $CREDENTIALS_DIRECTORY */
     char ca_file[512];                     /* PEM to trust instead of the system's; "" the system's */
@@ -50,7 +52,8 @@ enum egress_frame {
     EGRESS_READY = 101, /* id 0, after start and each reload: JSON {"endpoints":[names]} */
     EGRESS_FAILED,      /* id 0: text, why the configuration could not be loaded */
     EGRESS_HEAD,        /* response status line came: u32 HTTP status */
-    EGRESS_EVENT,       /* one SSE event's data (bytes, whole JSON text or "[DONE]"), at most EGRESS_MAX_EVENT */
+    EGRESS_EVENT,       /* one chunk in OpenAI's shape, whatever the endpoint's dialect (whole JSON text or "[DONE]"), at
+                           most EGRESS_MAX_EVENT and what translating adds */
     EGRESS_END,         /* JSON {"result":"ok"|"failed"|"rejected"|"denied"|"cancelled","error":class|null,"status":n,
                            "retry_after_sec":n|null,"bytes_sent":n,"upstream_code":short token|null}. Nothing more for this id.
                            "ok" only after [DONE] or a clean end following a finish_reason. */

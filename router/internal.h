@@ -4,8 +4,9 @@
  *   request.c   the life of a request: the step table
  *   attempt.c   one try of a tier, and the answer it brings
  *   local.c     the engine worker and its frames
- *   line.c     the requests that wait for it
- *   cloud.c     the egress worker: bodies out, chunks in, breakers and retries
+ *   line.c      the requests that wait for it
+ *   cloud.c     the egress worker: bodies out, breakers and retries
+ *   chunk.c     what a cloud says, an event at a time
  *   link.c      frames over a worker's socket
  *   router.c    configuration, models' names, metrics, status
  *
@@ -82,6 +83,8 @@ struct attempt {
     unsigned retry_after_sec;
     bool may_repeat;                       /* the failure may pass: the same endpoint may be tried again */
     struct buf order;                      /* EGRESS_START's payload, until it is sent */
+    const char *call_id;                   /* of the call that the cloud is at, as it said them; arena */
+    int64_t call_index;
 };
 
 struct request {
@@ -122,6 +125,7 @@ struct request {
     bool begun, paused, upstream_paused;
 
     struct request_error fault;            /* what to tell the client if nothing else answers */
+    struct request_error beyond_local;     /* what the local model cannot do for it; no code: nothing */
     const char *outcome;                   /* set: the request is over, whatever step it is at */
     uint64_t first_token_usec;             /* since it began */
     uint64_t cost_microusd;
@@ -208,6 +212,8 @@ const char *local_digest(const struct router *r);   /* of the model's file, like
 #define LOCAL_E_BUSY 1
 #define LOCAL_E_DOWN 2
 #define LOCAL_E_CLIENT 3               /* this client has enough of its own waiting */
+/* Can the model do what is asked? 0, or 1 with *ret_fault: what it cannot. */
+int local_check(const struct request *q, struct request_error *ret_fault);
 int local_start(struct request *q);        /* run, or stand in line: 0, or LOCAL_E_… */
 void local_stop(struct request *q);        /* forget the attempt; an engine at work on it is told to stop */
 unsigned local_retry_after_sec(const struct request *q);
@@ -240,6 +246,11 @@ void cloud_stop(struct request *q);        /* forget the attempt; egress hangs u
 void cloud_flow(struct request *q);        /* tell egress of a change of q->paused */
 /* Whether the failed attempt may be repeated at its endpoint, and after what pause. True takes from the budget. */
 bool cloud_may_retry(struct request *q, uint64_t *ret_pause_usec);
+
+/* ---- chunk.c ----------------------------------------------------------------------------------------------------- */
+/* An event of the attempt under way: "[DONE]", or JSON in OpenAI's shape. 0; -ENOMEM; -EPROTO: not a chunk; -EIO: the
+ * upstream reports a failure. */
+int chunk_take(struct request *q, const uint8_t *data, size_t len);
 
 /* ---- router.c ---------------------------------------------------------------------------------------------------- */
 struct router {

@@ -145,6 +145,22 @@ static void dismiss(struct router *r)
     request_run_all(r);
 }
 
+int local_check(const struct request *q, struct request_error *ret_fault)
+{
+    const struct chat_request *c = q->chat;
+    bool tools = c->tools && c->tool_choice != CHAT_TOOL_NONE;
+
+    if (!tools && c->format.type == CHAT_FORMAT_TEXT)
+        return 0;
+    *ret_fault = (struct request_error) {
+        .http_status = 400, .type = "invalid_request_error", .code = "unsupported_parameter",
+        .param = tools ? "tools" : "response_format",
+        .message = tools ? "tools: not supported by the local model, and no cloud may answer this request" :
+                   "response_format: only text is supported by the local model, and no cloud may answer this request",
+    };
+    return 1;
+}
+
 int local_start(struct request *q)
 {
     struct router *r = q->router;

@@ -98,7 +98,7 @@ static int key_open(int *ret, const char *key_file, struct err *err)
 }
 
 /* One word of visible ASCII with blanks around it, so that it cannot bring another header along. */
-static int key_take(char ret[ORDER_AUTHORIZATION_BYTES], const char *key, size_t n)
+static int key_take(char ret[ORDER_AUTHORIZATION_BYTES], const char *header, const char *key, size_t n)
 {
     size_t at = strspn(key, BLANK), len = 0;
 
@@ -106,7 +106,7 @@ static int key_take(char ret[ORDER_AUTHORIZATION_BYTES], const char *key, size_t
         len++;
     if (len == 0 || at + len + strspn(key + at + len, BLANK) != n)
         return -EINVAL;
-    snprintf(ret, ORDER_AUTHORIZATION_BYTES, "Authorization: Bearer %.*s", (int)len, key + at);
+    snprintf(ret, ORDER_AUTHORIZATION_BYTES, "%s%.*s", header, (int)len, key + at);
     return 0;
 }
 
@@ -129,7 +129,7 @@ int order_authorization(char ret[ORDER_AUTHORIZATION_BYTES], const struct cloud_
     if (n < 0)
         return err_set(err, -errno, "key_file %s: %s", key_file, strerror(errno));
     key[n] = 0;
-    r = key_take(ret, key, (size_t)n);
+    r = key_take(ret, upstream_of(endpoint->dialect)->key_header, key, (size_t)n);
     explicit_bzero(key, sizeof(key));
     return r < 0 ? err_set(err, r, "key_file %s: expected one line with a key and nothing else", key_file) : 0;
 }

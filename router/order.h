@@ -17,7 +17,7 @@ struct order {
 int order_check(struct order *ret, const struct egress_config *config, const uint8_t *payload, size_t len,
                 struct err *err);
 
-/* The endpoint's key, as its file holds it now, as an "Authorization: …" line; "" where it has none. The caller wipes
+/* The endpoint's key, as its file holds it now, as its dialect's header line; "" where it has none. The caller wipes
  * it. A failure's *err names the file and not a byte of what is in it. */
 #define ORDER_AUTHORIZATION_BYTES 4160
 int order_authorization(char ret[ORDER_AUTHORIZATION_BYTES], const struct cloud_endpoint *endpoint, struct err *err);

@@ -224,6 +224,7 @@ static enum step do_label(struct request *q)
     }
     q->in.label = l.label;
     policy_features(&q->in.features, messages);
+    q->in.local_fits = local_check(q, &q->beyond_local) == 0;
     q->labelled = true;
     row_append(q, &row);
     q->stage = STAGE_BEFORE;
@@ -301,6 +302,10 @@ static void none_fault(struct request *q)
         default:
             break;
         }
+    if (q->beyond_local.code) {
+        q->fault = q->beyond_local;
+        return;
+    }
     request_fault(q, 400, "invalid_request_error", "route_not_allowed", arena_printf(&q->arena,
                   "with label %s, mode %s and this model nothing may answer; ask for another model or mode",
                   label_name(q->in.label), mode_name(q->in.mode)), 0);

@@ -3,7 +3,8 @@
  *     degraded the same, degraded                    refuse    refused by request_start()
  *     fail N   fails with status N before it begins  cut       begins, one piece, fails
  *     hang     never begins                          begin     begins and says nothing more
- *     piece    begins, one piece, nothing more       flow      8 MiB in pieces, as fast as it is let */
+ *     piece    begins, one piece, nothing more       flow      8 MiB in pieces, as fast as it is let
+ *     calls    words and two calls, one without arguments      call      one call alone */
 #include <arpa/inet.h>
 #include <assert.h>
 #include <errno.h>
@@ -74,12 +75,35 @@ static void say(struct request *q, const char *text, size_t len)
     fake.most_queued = MAX(fake.most_queued, evbuffer_get_length(conn_output(x->conn)));
 }
 
+/* A name with an id, arguments without one; NULL says words. */
+static void say_call(struct request *q, unsigned call, const char *id, const char *text)
+{
+    q->sink->delta(q->arg, &(struct request_delta) {
+        .channel = id ? ANSWER_TOOL_NAME : ANSWER_TOOL_ARGUMENTS, .call = call, .call_id = id, .text = text,
+        .text_len = strlen(text),
+    });
+}
+
+static void say_calls(struct request *q, unsigned step)
+{
+    if (step == 1) {
+        if (script_is(q, "calls"))
+            say(q, "Wait.", 5);
+        say_call(q, 0, "call_a", "look");
+        say_call(q, 0, NULL, "{\"at\":");
+        return;
+    }
+    say_call(q, 0, NULL, "\"sky\"}");
+    if (script_is(q, "calls"))
+        say_call(q, 1, "call_b", "stop");
+}
+
 static void request_step(evutil_socket_t fd, short what, void *arg)
 {
     struct request *q = arg;
     struct request_meta m = meta_of(q);
     unsigned step = q->step++, n_pieces = script_is(q, "flow") ? FLOW_PIECES : 2;
-    struct request_result res = {.finish = "stop", .tokens_in = 5, .tokens_out = 2, .confidence = m.confidence,
+    struct request_result res = {.finish = script_is(q, "call") ? "tool_calls" : "stop", .tokens_cached = 3, .tokens_in = 5, .tokens_out = 2, .confidence = m.confidence,
                                  .cost_microusd = m.route == ROUTE_CLOUD ? 123 : 0};
     struct request_error e = {.http_status = 502, .type = "server_error", .code = "upstream_cut",
                               .message = "the cloud's answer broke off"};
@@ -97,7 +121,9 @@ static void request_step(evutil_socket_t fd, short what, void *arg)
     if (step == 0) {
         q->sink->begin(q->arg, &m);
     } else if (step <= n_pieces) {
-        if (n_pieces > 2)
+        if (script_is(q, "call"))
+            say_calls(q, step);
+        else if (n_pieces > 2)
             say(q, piece, sizeof(piece));
         else if (step == 1)
             say(q, "Hel\"l\n", 6);
@@ -133,7 +159,9 @@ int request_start(struct request **ret, struct router *r, struct chat_request *c
     fake.key_label = o->key_label ? (int)*o->key_label : -1;
     fake.deadline_usec = o->deadline_usec;
     fake.params = chat->params;
-    assert(strcmp(o->dialect, "openai-chat") == 0);
+    copy(fake.dialect, o->dialect);
+    json_decref(fake.chat);
+    fake.chat = chat_request_to_json(chat);
     if (strcmp(script, "refuse") == 0) {
         *ret_error = (struct request_error){.http_status = 503, .type = "server_error", .code = "queue_full",
                                             .message = "the queue is full", .retry_after_sec = 2};
@@ -315,6 +343,7 @@ void fake_start(void (*change)(struct config *c))
 void fake_stop(void)
 {
     http_free(fake.d.http);
+    json_decref(fake.chat);
     event_base_free(fake.d.base);
     config_unref(config);
     unlink(unix_address().sun_path);

@@ -18,10 +18,11 @@ struct fake {
     unsigned started, cancelled, running, pauses, resumes;
     size_t sent;                           /* bytes of deltas */
     size_t most_queued;                    /* in any one connection, seen after each delta */
-    char key[64], label[64], mode[64], peer[64], model[64], content[256];
+    char key[64], label[64], mode[64], peer[64], model[64], dialect[64], content[256];
     int key_label;                         /* -1: none */
     uint64_t deadline_usec;
     struct chat_params params;
+    json_t *chat;                          /* the last request as chat_request_to_json() tells it */
 
     /* What the others say. */
     bool engine_ready, store_healthy, store_late;   /* late: answers only at fake_store_answer() */

@@ -34,7 +34,7 @@ Test(openai, whole_answer)
                      "\"choices\":[{\"index\":0,\"message\":"
                      "{\"role\":\"assistant\",\"content\":\"Hel\\\"l\\no ✓\",\"refusal\":null},"
                      "\"logprobs\":null,\"finish_reason\":\"stop\"}],"
-                     "\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":2,\"total_tokens\":7}}");
+                     "\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":2,\"total_tokens\":7,\"prompt_tokens_details\":{\"cached_tokens\":3}}}");
     cr_expect_str_eq(header_of(answer, "Content-Type"), "application/json");
     cr_expect_str_eq(header_of(answer, "x-request-id"), FAKE_ID);
     cr_expect_str_eq(header_of(answer, "x-tern-decision-id"), FAKE_ID);
@@ -99,6 +99,46 @@ Test(openai, stream_to_the_byte)
                      "data: [DONE]\n\n");
 }
 
+#define CALL_A "\"id\":\"call_a\",\"type\":\"function\",\"function\":{\"name\":\"look\","
+#define CALL_B "\"id\":\"call_b\",\"type\":\"function\",\"function\":{\"name\":\"stop\",\"arguments\":\"\"}}"
+
+Test(openai, calls_whole)
+{
+    char *answer;
+
+    cr_assert_eq(chat("", WITH("\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"look\"}}]", "calls"), &answer), 200);
+    cr_expect_str_eq(body_of(answer), FRONT("chat.completion") LOCAL
+                     "\"choices\":[{\"index\":0,\"message\":"
+                     "{\"role\":\"assistant\",\"content\":\"Wait.\",\"refusal\":null,\"tool_calls\":[{" CALL_A
+                     "\"arguments\":\"{\\\"at\\\":\\\"sky\\\"}\"}},{" CALL_B "]},"
+                     "\"logprobs\":null,\"finish_reason\":\"tool_calls\"}],"
+                     "\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":2,\"total_tokens\":7,"
+                     "\"prompt_tokens_details\":{\"cached_tokens\":3}}}");
+    cr_expect_eq(json_array_size(json_object_get(fake.chat, "tools")), 1);
+    free(answer);
+    cr_assert_eq(chat("", SAY("call"), &answer), 200);
+    cr_expect(strstr(answer, "\"content\":null"));
+    free(answer);
+}
+
+Test(openai, calls_streamed)
+{
+    cleanup(freep) char *answer = NULL;
+
+    cr_assert_eq(chat("", WITH("\"stream\":true", "calls"), &answer), 200);
+    cr_expect_str_eq(dechunk(answer),
+                     CHUNK(LOCAL, ROLE, "null", "null", "")
+                     CHUNK(LOCAL, "{\"content\":\"Wait.\"}", "null", "null", "")
+                     CHUNK(LOCAL, "{\"tool_calls\":[{\"index\":0," CALL_A "\"arguments\":\"\"}}]}", "null", "null", "")
+                     CHUNK(LOCAL, "{\"tool_calls\":[{\"index\":0,\"function\":{\"arguments\":\"{\\\"at\\\":\"}}]}", "null",
+                           "null", "")
+                     CHUNK(LOCAL, "{\"tool_calls\":[{\"index\":0,\"function\":{\"arguments\":\"\\\"sky\\\"}\"}}]}", "null",
+                           "null", "")
+                     CHUNK(LOCAL, "{\"tool_calls\":[{\"index\":1," CALL_B "]}", "null", "null", "")
+                     CHUNK(LOCAL, "{}", "null", "\"tool_calls\"", "")
+                     "data: [DONE]\n\n");
+}
+
 Test(openai, stream_with_usage_and_logprobs)
 {
     cleanup(freep) char *answer = NULL;
@@ -111,7 +151,7 @@ Test(openai, stream_with_usage_and_logprobs)
                      CHUNK(LOCAL, "{\"content\":\"o ✓\"}", PROBS, "null", ",\"usage\":null")
                      CHUNK(LOCAL, "{}", "null", "\"stop\"", ",\"usage\":null")
                      "data: " FRONT("chat.completion.chunk") LOCAL "\"choices\":[],"
-                     "\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":2,\"total_tokens\":7}}\n\n"
+                     "\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":2,\"total_tokens\":7,\"prompt_tokens_details\":{\"cached_tokens\":3}}}\n\n"
                      "data: [DONE]\n\n");
 }
 
@@ -211,14 +251,13 @@ Test(openai, a_silent_stream_is_kept_alive, .timeout = 60)
 static const struct { const char *body, *param, *code; } refused[] = {
     {WITH("\"n\":2", "hi"), "n", "unsupported_value"},
     {WITH("\"n\":\"1\"", "hi"), "n", "unsupported_value"},
-    {WITH("\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}]", "hi"), "tools", "unsupported_parameter"},
+    {WITH("\"tools\":[{\"type\":\"web_search\"}]", "hi"), "tools[0].type", "invalid_value"},
     {WITH("\"functions\":[{\"name\":\"f\"}]", "hi"), "functions", "unsupported_parameter"},
-    {WITH("\"tool_choice\":\"required\"", "hi"), "tool_choice", "unsupported_parameter"},
-    {WITH("\"tool_choice\":{\"type\":\"function\"}", "hi"), "tool_choice", "unsupported_parameter"},
-    {WITH("\"response_format\":{\"type\":\"json_object\"}", "hi"), "response_format", "unsupported_parameter"},
-    {WITH("\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{}}", "hi"), "response_format",
-     "unsupported_parameter"},
-    {WITH("\"response_format\":\"text\"", "hi"), "response_format", "unsupported_parameter"},
+    {WITH("\"tool_choice\":\"required\"", "hi"), "tool_choice", "invalid_value"},
+    {WITH("\"tool_choice\":{\"type\":\"function\"}", "hi"), "tool_choice", "invalid_value"},
+    {WITH("\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{}}", "hi"), "response_format.json_schema.name",
+     "invalid_value"},
+    {WITH("\"response_format\":\"text\"", "hi"), "response_format.type", "invalid_value"},
     {WITH("\"logit_bias\":{\"5\":1}", "hi"), "logit_bias", "unsupported_parameter"},
     {WITH("\"temperature\":3", "hi"), "temperature", "invalid_value"},
     {WITH("\"max_tokens\":0", "hi"), "max_tokens", "invalid_value"},

@@ -162,13 +162,15 @@ static void check_ternary(void)
         size_t n = random_u64() % 10, rows = random_u64() % 40, cols = widths[random_u64() % ARRAY_SIZE(widths)];
         size_t out_stride = rows + random_u64() % 5, x_stride = cols + random_u64() % 70;
         cleanup(freep) uint8_t *w = random_ternary(rows * cols / 4, i % 4 == 3);
+        cleanup(freep) uint8_t *own = allocate(variant->layout->bytes(rows, cols));
         cleanup(freep) int8_t *x = random_activations(n ? (n - 1) * x_stride + cols : 0, i % 3 == 2);
         struct outputs o = outputs_new(n * out_stride * sizeof(int32_t));
         char shape[80];
 
         snprintf(shape, sizeof(shape), "n=%zu rows=%zu cols=%zu", n, rows, cols);
+        variant->layout->pack(own, w, rows, cols);
         ref->ternary_matmul(output(&o, 0), out_stride, w, x, x_stride, n, rows, cols);
-        variant->ternary_matmul(output(&o, 1), out_stride, w, x, x_stride, n, rows, cols);
+        variant->ternary_matmul(output(&o, 1), out_stride, own, x, x_stride, n, rows, cols);
         outputs_check(&o, "ternary_matmul", shape);
     }
 }
