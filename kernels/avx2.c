@@ -1,18 +1,12 @@
 /* Kernels for x86-64 with AVX2 and F16C, without fused multiply-add, giving ref.c's bytes.
  *
- * Sixteen running sums are two vectors of eight; a tail is a zero-padded sixteen. Ternary codes 0..2 go unsigned times
- * signed activations into sixteen-bit lanes: one block of 128 columns adds at most 4 * 2 * 2 * 127 = 2032 to a lane, so
- * sixteen blocks fit (32512) before the lanes are widened; the sum of the activations is taken away at the end. */
-#include "kernels/internal.h"
+ * Sixteen running sums are two vectors of eight; a tail is a zero-padded sixteen. Ternary products are in
+ * avx2_ternary.c. */
+#include "kernels/avx2.h"
 
-#include <immintrin.h>
 #include <math.h>
-#include <string.h>
 
-#define ALWAYS_INLINE static inline __attribute__((always_inline))
-#define BLOCKS_A_WIDENING 16
 #define SIXBIT_AHEAD 1536       /* bytes */
-#define ROWS_A_PASS 16          /* ternary rows that stay in cache while all activation rows pass */
 
 struct v16 { __m256 lo, hi; };
 
@@ -80,7 +74,7 @@ ALWAYS_INLINE __m256 exp8(__m256 x)
     return _mm256_and_ps(_mm256_mul_ps(p, scale), inside);
 }
 
-/* ---- ternary ---------------------------------------------------------------------------------------------------- */
+/* ---- six bits --------------------------------------------------------------------------------------------------- */
 
 ALWAYS_INLINE int32_t add_lanes(__m256i v)
 {
@@ -101,87 +95,6 @@ static int32_t sum_row(const int8_t *x, size_t cols)
     }
     return add_lanes(total);
 }
-
-/* n_rows * n_x <= 4 products, both known where this is inlined. x_sums: of the activation rows. */
-ALWAYS_INLINE void ternary_tile(int32_t *out, size_t out_stride, const uint8_t *w, const int8_t *x, size_t x_stride,
-                                size_t cols, const int32_t *x_sums, const size_t n_rows, const size_t n_x)
-{
-    const __m256i mask = _mm256_set1_epi8(3);
-    const size_t n_blocks = cols / TERNARY_BLOCK;
-    __m256i total[4] = {0};
-
-    for (size_t first = 0; first < n_blocks; first += BLOCKS_A_WIDENING) {
-        size_t end = MIN(first + BLOCKS_A_WIDENING, n_blocks);
-        __m256i part[4] = {0};
-
-        for (size_t b = first; b < end; b++)
-#pragma GCC unroll 4
-            for (size_t r = 0; r < n_rows; r++) {
-                __m256i codes = _mm256_loadu_si256((const __m256i *)(w + r * (cols / 4) + b * 32));
-                __m256i u[4] = {
-                    _mm256_and_si256(_mm256_srli_epi16(codes, 6), mask), _mm256_and_si256(_mm256_srli_epi16(codes, 4), mask),
-                    _mm256_and_si256(_mm256_srli_epi16(codes, 2), mask), _mm256_and_si256(codes, mask),
-                };
-
-#pragma GCC unroll 4
-                for (size_t j = 0; j < n_x; j++)
-#pragma GCC unroll 4
-                    for (size_t q = 0; q < 4; q++) {
-                        const void *at = x + j * x_stride + b * TERNARY_BLOCK + q * 32;
-                        __m256i *p = &part[r * n_x + j];
-
-                        *p = _mm256_add_epi16(*p, _mm256_maddubs_epi16(u[q], _mm256_loadu_si256(at)));
-                    }
-            }
-#pragma GCC unroll 4
-        for (size_t i = 0; i < n_rows * n_x; i++)
-            total[i] = _mm256_add_epi32(total[i], _mm256_madd_epi16(part[i], _mm256_set1_epi16(1)));
-    }
-
-#pragma GCC unroll 4
-    for (size_t r = 0; r < n_rows; r++)
-#pragma GCC unroll 4
-        for (size_t j = 0; j < n_x; j++)
-            out[j * out_stride + r] = add_lanes(total[r * n_x + j]) - x_sums[j];
-}
-
-/* Some weight rows against one to four activation rows. */
-static void ternary_rows(int32_t *out, size_t out_stride, const uint8_t *w, const int8_t *x, size_t x_stride, size_t n,
-                         size_t rows, size_t cols)
-{
-    int32_t sums[4];
-    size_t r = 0;
-
-    for (size_t j = 0; j < n; j++)
-        sums[j] = sum_row(x + j * x_stride, cols);
-    if (n == 1)
-        for (; r + 4 <= rows; r += 4)
-            ternary_tile(out + r, out_stride, w + r * (cols / 4), x, x_stride, cols, sums, 4, 1);
-    for (; r < rows; r++) {
-        int32_t *o = out + r;
-        const uint8_t *row = w + r * (cols / 4);
-
-        switch (n) {
-        case 1: ternary_tile(o, out_stride, row, x, x_stride, cols, sums, 1, 1); break;
-        case 2: ternary_tile(o, out_stride, row, x, x_stride, cols, sums, 1, 2); break;
-        case 3: ternary_tile(o, out_stride, row, x, x_stride, cols, sums, 1, 3); break;
-        case 4: ternary_tile(o, out_stride, row, x, x_stride, cols, sums, 1, 4); break;
-        }
-    }
-}
-
-static void ternary_matmul(int32_t *out, size_t out_stride, const uint8_t *w, const int8_t *x, size_t x_stride,
-                           size_t n, size_t rows, size_t cols)
-{
-    size_t pass = n <= 4 ? rows : ROWS_A_PASS;
-
-    for (size_t r = 0; r < rows; r += pass)
-        for (size_t j = 0; j < n; j += 4)
-            ternary_rows(out + j * out_stride + r, out_stride, w + r * (cols / 4), x + j * x_stride, x_stride,
-                         MIN(n - j, 4), MIN(rows - r, pass), cols);
-}
-
-/* ---- six bits --------------------------------------------------------------------------------------------------- */
 
 /* n_rows * n_x <= 4 products. Two of the at most 63 * 127 * 2 of a maddubs fit sixteen bits. */
 ALWAYS_INLINE void sixbit_tile(int32_t *out, size_t out_stride, const uint8_t *w, const int8_t *x, size_t x_stride,
@@ -557,8 +470,8 @@ static void silu_mul(float *out, const float *gate, const float *up, size_t n)
 
 const struct kernels kernels_avx2 = {
     .name = "avx2",
-    .layout = &ternary_canonical,
-    .ternary_matmul = ternary_matmul,
+    .layout = &ternary_lines,
+    .ternary_matmul = ternary_matmul_avx2,
     .quantize_row = quantize_row,
     .rms_norm = rms_norm,
     .dot_f32 = dot_f32,
