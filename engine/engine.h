@@ -38,6 +38,11 @@ int engine_worker_main(int fd, const struct engine_config *cfg);
  * expected where. Whether a vocabulary has its control tokens is known when the model is loaded. */
 int engine_template_check(const char *text, struct err *err);
 
+/* Can answers be held to this JSON Schema (docs/model-metadata.md)? Needs no model. `path` is what the schema is called
+ * in words, such as "response_format.json_schema.schema". 0, -ENOMEM, or -EINVAL with *err naming path and keyword. Its
+ * time is bounded, whatever the schema: at most some tens of milliseconds. */
+int engine_schema_check(const json_t *schema, const char *path, struct err *err);
+
 enum engine_frame {
     /* to the worker */
     ENGINE_START = 1,     /* payload: JSON, chat_request_to_json() and "client":text, "batch":bool; id: a new request.
