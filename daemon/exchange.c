@@ -89,6 +89,8 @@ static void headers_common(struct exchange *x, int status, const char *type)
         id_new(x->id, clock_wall_usec());
     header(x, "Content-Type", type);
     header(x, "x-request-id", x->id);
+    if (x->dialect && x->dialect->id_header)
+        header(x, x->dialect->id_header, x->id);
     header(x, "Cache-Control", "no-store");
     if (origin) {
         header(x, "Access-Control-Allow-Origin", origin);

@@ -89,6 +89,7 @@ static void preflight_run(struct exchange *x)
 
 static const struct path paths[] = {
     {"POST", "/v1/chat/completions", .run = exchange_chat, .dialect = &openai_chat},
+    {"POST", "/v1/messages", .run = exchange_chat, .dialect = &anthropic_messages},
     {"GET", "/v1/models", .run = api_models},
     {"GET", "/v1/models/", .prefix = true, .run = api_model},
     {"GET", "/health", .open = true, .run = api_health},
@@ -295,6 +296,8 @@ static void conn_refuse(struct conn *c, const struct request_error *e)
     evbuffer_add_printf(out, "HTTP/1.1 %d %s\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n"
                         "Connection: close\r\nx-request-id: %s\r\n",
                         e->http_status, status_phrase(e->http_status), len, id);
+    if (c->path && c->path->dialect && c->path->dialect->id_header)
+        evbuffer_add_printf(out, "%s: %s\r\n", c->path->dialect->id_header, id);
     if (e->http_status == 401)
         evbuffer_add_printf(out, "WWW-Authenticate: Bearer realm=\"tern\"\r\n");
     if (e->http_status == 405)

@@ -130,6 +130,7 @@ void conn_watch(struct conn *c);                               /* bytes were que
 struct dialect {
     const char *name;                      /* as recorded */
     const char *stream_type;               /* Content-Type of a stream */
+    const char *id_header;                 /* a header beside x-request-id that tells the request's id, or NULL */
     const char *ping;                      /* bytes that keep a silent stream alive, or NULL */
     /* 0 with *ret; -ENOMEM; -EINVAL with *e, its strings static or in x->arena. A stream is for one answer of the API:
      * what it must keep between begin and end is the arena's, at x->state. */
@@ -141,7 +142,7 @@ struct dialect {
     json_t *(*answer)(struct exchange *x, const struct request_result *res);
     json_t *(*error)(const struct request_error *e);
 };
-extern const struct dialect openai_chat;
+extern const struct dialect openai_chat, anthropic_messages;
 json_t *openai_error(const struct request_error *e);           /* also the shape of tern's own paths */
 
 struct path {

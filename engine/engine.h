@@ -87,7 +87,7 @@ struct engine_embedding { uint32_t n, width, n_tokens, reserved; };
 struct engine_end {
     uint32_t finish;          /* enum engine_finish */
     uint32_t n_prompt, n_tokens;   /* n_tokens: how many ENGINE_TOKEN frames there were */
-    uint32_t reserved;
+    uint32_t stop;            /* 1 + which stop string of the request ended it, counted from 0; 0: none did */
     uint64_t prefill_usec, decode_usec;
 };
 

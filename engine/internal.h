@@ -75,7 +75,7 @@ int32_t tokenizer_eos(const struct tokenizer *t);                        /* what
 bool tokenizer_is_end(const struct tokenizer *t, int32_t id);            /* in the end-of-generation set, bitnet.md 3.3 */
 
 /* Joins pieces to whole UTF-8 and watches for stop strings. Invalid bytes become U+FFFD once they cannot complete. */
-struct textgate { struct buf held; char *const *stop; size_t n_stop; bool stopped; };
+struct textgate { struct buf held; char *const *stop; size_t n_stop; bool stopped; size_t met; /* which stop string */ };
 void textgate_init(struct textgate *g, char *const *stop, size_t n_stop);   /* borrows the strings */
 void textgate_done(struct textgate *g);
 /* Feed one token's bytes; append what may be shown to out. Returns 1 when a stop string was met (nothing of it or after

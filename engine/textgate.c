@@ -23,7 +23,7 @@ void textgate_done(struct textgate *g)
 }
 
 /* Where the stop string that ends first begins, or -1. */
-static ssize_t find_stop(const struct textgate *g)
+static ssize_t find_stop(struct textgate *g)
 {
     size_t best_end = SIZE_MAX;
     ssize_t start = -1;
@@ -37,6 +37,7 @@ static ssize_t find_stop(const struct textgate *g)
         if (end < best_end || (end == best_end && hit - g->held.data < start)) {
             best_end = end;
             start = hit - g->held.data;
+            g->met = i;
         }
     }
     return start;

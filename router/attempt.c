@@ -58,8 +58,14 @@ void attempt_fail(struct request *q, const char *error)
 
 void attempt_finish(struct request *q, const char *finish)
 {
+    struct attempt *a = &q->attempt;
+
     attempt_over(q, ATTEMPT_OK);
     q->answer.finish = finish;
+    if (a->tier == ROUTE_CLOUD && a->first_byte_usec) {
+        q->answer.prefill_usec = a->first_byte_usec - MIN(a->first_byte_usec, a->started_usec);
+        q->answer.decode_usec = a->ended_usec - MIN(a->ended_usec, a->first_byte_usec);
+    }
 }
 
 static void attempt_leave(struct request *q)
@@ -198,7 +204,7 @@ struct request_meta request_meta(const struct request *q)
         .id = q->id, .route = d->route, .reason = reason_code(d->reason), .model = model ? model : "",
         .endpoint = request_endpoint(q, d->endpoint), .degraded = d->degraded,
         .confidence = early ? NAN : request_confidence(q),
-        .created_sec = q->created_sec,
+        .tokens_in = q->answer.tokens_in, .created_sec = q->created_sec,
     };
 }
 

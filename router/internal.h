@@ -61,6 +61,8 @@ struct answer {
     json_t *logprobs;                      /* array, or NULL */
     uint64_t bytes;                        /* of all text, also what was released */
     const char *finish;                    /* static, or NULL */
+    const char *stop;                      /* one of the request's, or NULL */
+    uint64_t prefill_usec, decode_usec;
     uint32_t tokens_in, tokens_out, tokens_cached;
     struct buf result;                     /* of a task that is no answer: floats or ids */
     uint32_t n_vectors, width;

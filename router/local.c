@@ -303,6 +303,9 @@ static int on_end(struct request *q, const struct frame *f)
 
     q->answer.tokens_in = end.n_prompt;
     q->answer.tokens_out = end.n_tokens;
+    q->answer.stop = end.stop && end.stop <= q->chat->params.n_stop ? q->chat->params.stop[end.stop - 1] : NULL;
+    q->answer.prefill_usec = end.prefill_usec;
+    q->answer.decode_usec = end.decode_usec;
     q->in.signals.complete = end.finish == FINISH_STOP || end.finish == FINISH_TOOL_CALLS;
     if (finished(&end))
         attempt_finish(q, engine_finish_name((enum engine_finish)end.finish));

@@ -80,6 +80,7 @@ struct request_meta {
     const char *endpoint;         /* cloud endpoint's name or NULL */
     bool degraded;
     double confidence;            /* P(right) known so far, or NAN */
+    uint32_t tokens_in;           /* of the prompt, as far as is known; 0: not yet */
     uint64_t created_sec;         /* wall clock */
 };
 struct request_delta {
@@ -93,6 +94,8 @@ struct request_result {
     const char *finish;           /* "stop", "length", "content_filter", "tool_calls" */
     uint32_t tokens_in, tokens_out;
     uint32_t tokens_cached;       /* of tokens_in: not read again, as far as the tier told */
+    const char *stop;             /* the stop string that ended it, or NULL: none, or the tier did not tell */
+    uint64_t prefill_usec, decode_usec;   /* reading the prompt, and writing the answer; of a cloud, as seen from here */
     int64_t cost_microusd;
     double confidence;            /* NAN: none */
     /* Of tasks that are no answer (base/chat.h), lent like all else here; CHAT_DETOKENIZE's text comes as a delta. */

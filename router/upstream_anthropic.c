@@ -316,6 +316,15 @@ static int block_stop(json_t **ret, struct upstream_stream *s)
     return r;
 }
 
+/* Which stop string it was, as other servers tell it. */
+static void stop_write(json_t *choice, const json_t *from)
+{
+    json_t *stop = json_object_get(from, "stop_sequence");
+
+    if (json_is_string(stop))
+        json_object_set(choice, "stop_reason", stop);
+}
+
 static int message_delta(json_t **ret, struct upstream_stream *s, const json_t *event)
 {
     const json_t *usage = json_object_get(event, "usage");
@@ -323,6 +332,8 @@ static int message_delta(json_t **ret, struct upstream_stream *s, const json_t *
     int64_t in = tokens_in(usage);
     int r = chunk(ret, json_object(), reason ? finish_of(reason) : NULL);
 
+    if (r > 0)
+        stop_write(json_array_get(json_object_get(*ret, "choices"), 0), json_object_get(event, "delta"));
     if (r > 0 && json_is_integer(json_object_get(usage, "output_tokens")))
         json_object_set_new(*ret, "usage", usage_json(in ? in : s->tokens_in, count(usage, "output_tokens")));
     return r;
@@ -378,5 +389,7 @@ int anthropic_answer(json_t **ret, const json_t *answer)
     *ret = json_pack("{s:[{s:i, s:o, s:s}], s:o}", "choices", "index", 0, "message", message,
                      "finish_reason", finish_of(text_of(answer, "stop_reason")),
                      "usage", usage_json(tokens_in(usage), count(usage, "output_tokens")));
+    if (*ret)
+        stop_write(json_array_get(json_object_get(*ret, "choices"), 0), answer);
     return *ret ? 1 : -ENOMEM;
 }
