@@ -403,8 +403,7 @@ static int read_priority(const struct exchange *x, bool *ret_batch, struct reque
            invalid(e, "x-tern-priority", "x-tern-priority: expected interactive or batch");
 }
 
-/* The body's bytes are let go of as soon as they are parsed. */
-static int read_body(struct exchange *x, struct chat_request **ret, struct request_error *e)
+int exchange_body(struct exchange *x, json_t **ret, struct request_error *e)
 {
     struct evbuffer *in = evhttp_request_get_input_buffer(x->req);
     size_t len = evbuffer_get_length(in);
@@ -422,7 +421,21 @@ static int read_body(struct exchange *x, struct chat_request **ret, struct reque
         return invalid(e, NULL, arena_printf(&x->arena, "the body is not valid JSON: %s", err.msg));
     if (!json_is_object(body))
         return invalid(e, NULL, "the body is not a JSON object");
-    return x->dialect->parse(x, body, ret, e);
+    *ret = TAKE(body);
+    return 0;
+}
+
+static int read_chat(struct exchange *x, struct chat_request **ret, struct request_error *e)
+{
+    cleanup(json_decrefp) json_t *body = NULL;
+    int r = exchange_body(x, &body, e);
+
+    return r < 0 ? r : x->dialect->parse(x, body, ret, e);
+}
+
+void exchange_reply_fault(struct exchange *x, int r, const struct request_error *e)
+{
+    exchange_reply_error(x, r == -ENOMEM ? &no_memory : e);
 }
 
 void exchange_chat(struct exchange *x)
@@ -439,11 +452,11 @@ void exchange_chat(struct exchange *x)
     if (r == 0)
         r = read_priority(x, &o.batch, &e);
     if (r == 0)
-        r = read_body(x, &chat, &e);
-    if (r < 0) {
-        exchange_reply_error(x, r == -ENOMEM ? &no_memory : &e);
+        r = read_chat(x, &chat, &e);
+    if (r < 0)
+        exchange_reply_fault(x, r, &e);
+    if (r != 0)
         return;
-    }
     x->stream = chat->stream;
     x->include_usage = chat->include_usage;
     r = request_start(&x->request, x->daemon->router, chat, &o, &sink, x, x->id, &e);

@@ -90,6 +90,13 @@ static void preflight_run(struct exchange *x)
 static const struct path paths[] = {
     {"POST", "/v1/chat/completions", .run = exchange_chat, .dialect = &openai_chat},
     {"POST", "/v1/messages", .run = exchange_chat, .dialect = &anthropic_messages},
+    {"POST", "/api/chat", .run = exchange_chat, .dialect = &ollama_chat},
+    {"POST", "/api/generate", .run = exchange_chat, .dialect = &ollama_generate},
+    {"GET", "/api/tags", .run = ollama_tags, .dialect = &ollama_chat},
+    {"POST", "/api/show", .run = ollama_show, .dialect = &ollama_chat},
+    {"GET", "/api/ps", .run = ollama_ps, .dialect = &ollama_chat},
+    {"GET", "/api/version", .run = ollama_version, .dialect = &ollama_chat},
+    {"GET", "/", .open = true, .run = ollama_root},
     {"GET", "/v1/models", .run = api_models},
     {"GET", "/v1/models/", .prefix = true, .run = api_model},
     {"GET", "/health", .open = true, .run = api_health},

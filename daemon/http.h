@@ -105,9 +105,12 @@ void exchange_gone(struct exchange *x);
 void exchange_reply(struct exchange *x, int status, const char *type, const void *data, size_t len);
 void exchange_reply_json(struct exchange *x, int status, json_t *body /* taken; NULL: no memory */);
 void exchange_reply_error(struct exchange *x, const struct request_error *e);
+void exchange_reply_fault(struct exchange *x, int r, const struct request_error *e);   /* r: -ENOMEM, else *e says it */
 
 /* Streams: bytes of the body, between a dialect's begin and end. */
 void exchange_write(struct exchange *x, const void *data, size_t len);
+/* The body as a JSON object, new reference at *ret; its bytes are let go of. 0, -ENOMEM, -EINVAL with *e. */
+int exchange_body(struct exchange *x, json_t **ret, struct request_error *e);
 /* Parse the body, start the request, answer through the path's dialect. */
 void exchange_chat(struct exchange *x);
 
@@ -132,7 +135,7 @@ struct dialect {
     const char *stream_type;               /* Content-Type of a stream */
     const char *id_header;                 /* a header beside x-request-id that tells the request's id, or NULL */
     const char *ping;                      /* bytes that keep a silent stream alive, or NULL */
-    /* 0 with *ret; -ENOMEM; -EINVAL with *e, its strings static or in x->arena. A stream is for one answer of the API:
+    /* 0 with *ret; 1: it has answered by itself, and x is gone; -ENOMEM; -EINVAL with *e, its strings static or in x->arena. A stream is for one answer of the API:
      * what it must keep between begin and end is the arena's, at x->state. */
     int (*parse)(struct exchange *x, const json_t *body, struct chat_request **ret, struct request_error *e);
     void (*begin)(struct exchange *x);
@@ -142,7 +145,7 @@ struct dialect {
     json_t *(*answer)(struct exchange *x, const struct request_result *res);
     json_t *(*error)(const struct request_error *e);
 };
-extern const struct dialect openai_chat, anthropic_messages;
+extern const struct dialect openai_chat, anthropic_messages, ollama_chat, ollama_generate;
 json_t *openai_error(const struct request_error *e);           /* also the shape of tern's own paths */
 
 struct path {
@@ -163,3 +166,10 @@ void api_log(struct exchange *x);
 void api_why(struct exchange *x);
 void api_stats(struct exchange *x);
 void metrics_show(struct exchange *x);
+
+/* ---- ollama_api.c ------------------------------------------------------------------------------------------------ */
+void ollama_root(struct exchange *x);
+void ollama_tags(struct exchange *x);
+void ollama_show(struct exchange *x);
+void ollama_ps(struct exchange *x);
+void ollama_version(struct exchange *x);

@@ -23,7 +23,8 @@ int job_end(struct worker *w, struct job *j, enum engine_finish finish)
     uint64_t now = clock_usec(), prompt = j->prompt_usec ? j->prompt_usec : now, id = j->id;
     struct engine_end end = {
         .finish = finish, .n_prompt = (uint32_t)j->prompt.len, .n_tokens = (uint32_t)j->n_tokens,
-        .prefill_usec = prompt - j->start_usec, .decode_usec = now - prompt,
+        .stop = j->gate.stopped ? (uint32_t)j->gate.met + 1 : 0, .prefill_usec = prompt - j->start_usec,
+        .decode_usec = now - prompt,
     };
 
     job_clear(j);

@@ -71,6 +71,16 @@ static int call_take(struct request *q, const json_t *call, bool whole)
     return attempt_call(q, ANSWER_TOOL_ARGUMENTS, NULL, arguments, strlen(arguments));
 }
 
+/* Which stop string ended the answer, where the upstream tells: Anthropic's does, and some servers of OpenAI's API. */
+static void stop_take(struct request *q, const json_t *choice)
+{
+    const char *stop = json_string_value(json_object_get(choice, "stop_reason"));
+
+    for (size_t i = 0; stop && i < q->chat->params.n_stop; i++)
+        if (strcmp(q->chat->params.stop[i], stop) == 0)
+            q->answer.stop = q->chat->params.stop[i];
+}
+
 /* A chunk has `delta`; a completion that came whole has `message`. A refusal is words like others. */
 static int choice_take(struct request *q, const json_t *choice)
 {
@@ -97,6 +107,7 @@ static int choice_take(struct request *q, const json_t *choice)
             return r;
     }
 
+    stop_take(q, choice);
     r = json_read_string(choice, "finish_reason", &finish, NULL);
     if (r == 1)
         q->answer.finish = finish_known(finish);

@@ -490,16 +490,11 @@ static enum step do_record(struct request *q)
     if (sink && answered)
         sink->end(q->arg, &m, &(struct request_result) {
             .finish = q->answer.finish, .tokens_in = q->answer.tokens_in, .tokens_out = q->answer.tokens_out,
-<<<<<<< HEAD
             .tokens_cached = q->answer.tokens_cached, .cost_microusd = (int64_t)q->cost_microusd,
             .confidence = request_confidence(q), .vectors = (const float *)q->answer.result.data,
             .n_vectors = q->answer.n_vectors, .width = q->answer.width,
-            .tokens = (const int32_t *)q->answer.result.data,
-=======
-            .tokens_cached = q->answer.tokens_cached, .stop = q->answer.stop,
-            .prefill_usec = q->answer.prefill_usec, .decode_usec = q->answer.decode_usec, .cost_microusd = (int64_t)q->cost_microusd,
-            .confidence = request_confidence(q),
->>>>>>> 7664d96 (daemon: Anthropic's /v1/messages; which stop string ended an answer, and how long its parts took)
+            .tokens = (const int32_t *)q->answer.result.data, .stop = q->answer.stop,
+            .prefill_usec = q->answer.prefill_usec, .decode_usec = q->answer.decode_usec,
         });
     else if (sink)
         sink->fail(q->arg, &m, &q->fault);

@@ -92,7 +92,7 @@ static const struct { const char *name, *bytes; int status; } hostile[] = {
     {"GET of the chat path", "GET /v1/chat/completions HTTP/1.1\r\n" H "\r\n", 405},
     {"POST to a path that is read", "POST /health HTTP/1.1\r\n" H J "Content-Length: 2\r\n\r\n{}", 405},
     {"unknown path", "GET /v1/nothing HTTP/1.1\r\n" H "\r\n", 404},
-    {"root", "GET / HTTP/1.1\r\n" H "\r\n", 404},
+    {"POST to the root", "POST / HTTP/1.1\r\n" H J "Content-Length: 2\r\n\r\n{}", 405},
     {"path traversal", "GET /../../etc/passwd HTTP/1.1\r\n" H "\r\n", 404},
     {"traversal behind a prefix", "GET /v1/models/../../etc/passwd HTTP/1.1\r\n" H "Connection: close\r\n\r\n", 404},
     {"encoded traversal", "GET /%2e%2e/%2e%2e/etc/passwd HTTP/1.1\r\n" H "\r\n", 404},

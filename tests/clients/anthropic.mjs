@@ -1,0 +1,86 @@
+// Anthropic's SDK.
+import assert from "node:assert/strict";
+import Anthropic from "@anthropic-ai/sdk";
+import { base, run } from "./suite.mjs";
+
+const client = new Anthropic({ baseURL: base, apiKey: "any", maxRetries: 0 });
+const question = "what is the capital of france";
+const ask = (route, more = {}) => ({
+  model: route.model, max_tokens: 100, messages: [{ role: "user", content: question }], ...more,
+});
+const text = (message) => message.content.filter((b) => b.type === "text").map((b) => b.text).join("");
+const status = (wanted, type) => (e) => {
+  assert.ok(e instanceof Anthropic.APIError, String(e));
+  assert.deepEqual([e.status, e.type], [wanted, type]);
+  assert.ok(e.requestID);
+  return true;
+};
+
+await run("@anthropic-ai/sdk", {
+  async chat(route) {
+    const { data, response } = await client.messages.create(ask(route)).withResponse();
+    route.check(response.headers);
+    assert.equal(data.type, "message");
+    assert.equal(data.stop_reason, "end_turn");
+    assert.ok(text(data).length > 0);
+    assert.ok(data._request_id);
+    // Blocks, a system prompt, earlier turns.
+    const more = await client.messages.create(ask(route, {
+      system: [{ type: "text", text: "Answer in English." }],
+      messages: [
+        { role: "user", content: [{ type: "text", text: "hello" }] },
+        { role: "assistant", content: [{ type: "text", text: "hello" }] },
+        { role: "user", content: [{ type: "text", text: question, cache_control: { type: "ephemeral" } }] },
+      ],
+      metadata: { user_id: "x" }, temperature: 0, top_p: 1, top_k: 5,
+    }));
+    assert.ok(text(more).length > 0);
+    const stopped = await client.messages.create(ask(route, { max_tokens: 1 }));
+    if (route.name === "local") {
+      assert.equal(stopped.stop_reason, "max_tokens");
+      const cut = await client.messages.create(ask(route, { stop_sequences: [" is"] }));
+      assert.deepEqual([cut.stop_reason, cut.stop_sequence], ["stop_sequence", " is"]);
+      assert.ok(!text(cut).includes(" is"));
+    }
+  },
+  async stream(route) {
+    const { data, response } = await client.messages.create(ask(route, { stream: true })).withResponse();
+    route.check(response.headers);
+    const types = [];
+    for await (const event of data) if (types.at(-1) !== event.type) types.push(event.type);
+    assert.deepEqual(types, ["message_start", "content_block_start", "content_block_delta", "content_block_stop",
+      "message_delta", "message_stop"]);
+    const stream = client.messages.stream(ask(route));
+    let seen = "";
+    stream.on("text", (delta) => (seen += delta));
+    const final = await stream.finalMessage();
+    assert.equal(text(final), seen);
+    assert.equal(seen, text(await client.messages.create(ask(route))));
+    assert.equal(final.stop_reason, "end_turn");
+  },
+  async usage(route) {
+    const whole = await client.messages.create(ask(route));
+    assert.ok(whole.usage.input_tokens + whole.usage.cache_read_input_tokens > 0 && whole.usage.output_tokens > 0);
+    const final = await client.messages.stream(ask(route)).finalMessage();
+    const total = (u) => [u.input_tokens + u.cache_read_input_tokens, u.output_tokens];
+    assert.deepEqual(total(final.usage), total(whole.usage));
+  },
+  async errors(route) {
+    const image = { type: "image", source: { type: "base64", media_type: "image/png", data: "aaaa" } };
+    await assert.rejects(client.messages.create(ask({ model: "nope" })), status(404, "not_found_error"));
+    await assert.rejects(client.messages.create(ask(route, { messages: [] })), status(400, "invalid_request_error"));
+    await assert.rejects(client.messages.create(ask(route, { temperature: 9 })), status(400, "invalid_request_error"));
+    await assert.rejects(client.messages.create(ask(route, { max_tokens: null })), status(400, "invalid_request_error"));
+    await assert.rejects(client.messages.create(ask(route, { messages: [{ role: "user", content: [image] }] })), (e) => {
+      assert.match(e.message, /image/);
+      return status(400, "invalid_request_error")(e);
+    });
+    await assert.rejects(client.messages.create(ask(route, { stream: true, thinking: { type: "enabled", budget_tokens: 2000 } })),
+      status(400, "invalid_request_error"));
+  },
+  async abort(route) {
+    const stream = await client.messages.create(ask(route, { stream: true }));
+    for await (const event of stream) { stream.controller.abort(); break; }
+    assert.equal((await client.messages.create(ask(route))).stop_reason, "end_turn");
+  },
+});
