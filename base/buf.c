@@ -63,16 +63,21 @@ int buf_puts(struct buf *b, const char *s)
 
 int buf_printf(struct buf *b, const char *fmt, ...)
 {
+    size_t room = b->cap - MIN(b->len, b->cap);
     va_list ap;
     int n, r;
 
+    /* Into the room there is; what was there stays, should it not do. */
     va_start(ap, fmt);
-    n = vsnprintf(NULL, 0, fmt, ap);
+    n = vsnprintf(room ? (char *)b->data + b->len : NULL, room, fmt, ap);
     va_end(ap);
-    if (n < 0)
-        return -ENOMEM;
-
-    r = buf_reserve(b, (size_t)n);
+    if (n >= 0 && (size_t)n < room && (size_t)n <= b->max - MIN(b->len, b->max)) {
+        b->len += (size_t)n;
+        return 0;
+    }
+    if (room)
+        b->data[b->len] = 0;
+    r = n < 0 ? -ENOMEM : buf_reserve(b, (size_t)n);
     if (r < 0)
         return r;
     va_start(ap, fmt);

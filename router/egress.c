@@ -23,6 +23,7 @@
 #include "router/order.h"
 
 #define MAX_CALLS 1024
+#define MAX_IDLE_CONNECTIONS 64
 #define OUTPUT_HIGH (1u << 20)
 #define OUTPUT_LOW (256u << 10)
 #define MAX_HEADER_BYTES (64u << 10)
@@ -766,6 +767,8 @@ static int egress_init(struct egress *e, int fd)
     curl_multi_setopt(e->multi, CURLMOPT_SOCKETDATA, e);
     curl_multi_setopt(e->multi, CURLMOPT_TIMERFUNCTION, on_curl_timer);
     curl_multi_setopt(e->multi, CURLMOPT_TIMERDATA, e);
+    /* Curl's own number goes by the calls of the moment, and closes connections whenever these become fewer. */
+    curl_multi_setopt(e->multi, CURLMOPT_MAXCONNECTS, (long)MAX_IDLE_CONNECTIONS);
     bufferevent_setcb(e->front, on_front_read, on_front_written, on_front_event, e);
     bufferevent_setwatermark(e->front, EV_WRITE, OUTPUT_LOW, 0);
     return bufferevent_enable(e->front, EV_READ | EV_WRITE) < 0 ? -ENOMEM : 0;

@@ -16,6 +16,7 @@
 
 #include <event2/bufferevent.h>
 #include <event2/event_struct.h>
+#include <openssl/evp.h>
 #include <sys/queue.h>
 #include "base/arena.h"
 #include "engine/engine.h"
@@ -115,6 +116,7 @@ struct request {
     bool labelled;                         /* the request row was appended */
     bool place;                            /* reserved in the store */
     unsigned rows_pending;                 /* appended and not yet durable */
+    bool rows_wanted;                      /* the request waits for one that the writer has not been given yet */
     bool rows_lost;                        /* one could not be written, or there is no place: no cloud */
 
     struct attempt attempt;
@@ -265,7 +267,7 @@ struct router {
     TAILQ_HEAD(request_list, request) requests;
     unsigned in_flight;
     bool draining;
-    uint8_t digest_key[32];                /* of this process: prompts cannot be told from their digests */
+    EVP_MAC_CTX *digest;                   /* keyed by chance, for this process: digests do not tell prompts */
     uint64_t next_id;                      /* of attempts' frames */
     uint64_t rows_lost_logged_usec;
     char words[512];                       /* of the last fault that request_start() told */

@@ -16,7 +16,6 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
-#include <openssl/hmac.h>
 #include "base/clock.h"
 #include "base/log.h"
 #include "router/internal.h"
@@ -65,6 +64,7 @@ void request_run(struct request *q)
     if (q->running)
         return;                     /* called from inside a step; the loop below looks again */
     q->running = true;
+    store_hold(q->router->store);
     while (q->step != STEP_DONE) {
         if (q->outcome)
             q->step = STEP_RECORD;
@@ -75,6 +75,8 @@ void request_run(struct request *q)
             break;
     }
     q->running = false;
+    store_flush(q->router->store, q->rows_wanted);
+    q->rows_wanted = false;
     /* Freed from the loop only, so that no caller loses the request it is at. */
     if (q->step == STEP_DONE && q->rows_pending == 0)
         event_active(&q->timer, EV_TIMEOUT, 0);
@@ -156,6 +158,8 @@ void row_append(struct request *q, struct store_record *rec)
         row_lost(q);
     else
         q->rows_pending++;
+    /* What follows a decision waits for it; what tells how it ended may wait for the next commit. */
+    q->rows_wanted |= rec->kind != STORE_ATTEMPT && rec->kind != STORE_OUTCOME;
 }
 
 static void decision_row(struct request *q)
@@ -202,6 +206,16 @@ static struct label_result look_inside(struct request *q, struct label_result l)
     return policy_label_found(l, r, q->in.found, c->policy.detected_label);
 }
 
+/* The key is taken in once, at the start; a digest begins from there. */
+static int prompt_digest(struct router *r, const char *prompt, uint8_t ret[32])
+{
+    if (EVP_MAC_init(r->digest, NULL, 0, NULL) != 1 ||
+        EVP_MAC_update(r->digest, (const uint8_t *)prompt, strlen(prompt)) != 1 ||
+        EVP_MAC_final(r->digest, ret, NULL, 32) != 1)
+        return -ENOMEM;
+    return 0;
+}
+
 static enum step do_label(struct request *q)
 {
     const struct label_result l = look_inside(q, policy_label(q->config->policy.default_label,
@@ -217,8 +231,7 @@ static enum step do_label(struct request *q)
         .content_bytes = q->chat->input && prompt ? strlen(prompt) : chat_content_bytes(messages),
     }};
 
-    if (!prompt || !HMAC(EVP_sha256(), q->router->digest_key, sizeof(q->router->digest_key), (const uint8_t *)prompt,
-                         strlen(prompt), row.request.prompt_digest, NULL)) {
+    if (!prompt || prompt_digest(q->router, prompt, row.request.prompt_digest) < 0) {
         q->fault = out_of_memory;
         return refuse(q);
     }

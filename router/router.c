@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <openssl/core_names.h>
 #include "base/clock.h"
 #include "router/internal.h"
 
@@ -39,6 +40,26 @@ void router_config_unref(struct router_config *c)
     free(c);
 }
 
+/* HMAC-SHA256 under a key that nobody else has. */
+static EVP_MAC_CTX *digest_new(void)
+{
+    EVP_MAC *mac = EVP_MAC_fetch(NULL, "HMAC", NULL);
+    EVP_MAC_CTX *ctx = mac ? EVP_MAC_CTX_new(mac) : NULL;
+    uint8_t key[32];
+    OSSL_PARAM params[] = {
+        OSSL_PARAM_construct_utf8_string(OSSL_MAC_PARAM_DIGEST, (char[]) {"SHA256"}, 0), OSSL_PARAM_construct_end(),
+    };
+
+    EVP_MAC_free(mac);
+    random_bytes(key, sizeof(key));
+    if (ctx && EVP_MAC_init(ctx, key, sizeof(key), params) != 1) {
+        EVP_MAC_CTX_free(ctx);
+        ctx = NULL;
+    }
+    explicit_bzero(key, sizeof(key));
+    return ctx;
+}
+
 int router_new(struct router **ret, struct event_base *base, struct store *store, struct router_config *config,
                const struct router_hooks *hooks)
 {
@@ -52,7 +73,12 @@ int router_new(struct router **ret, struct event_base *base, struct store *store
     if (hooks)
         r->hooks = *hooks;
     r->next_id = 1;                 /* 0 is about the worker itself */
-    random_bytes(r->digest_key, sizeof(r->digest_key));
+    r->digest = digest_new();
+    if (!r->digest) {
+        router_config_unref(r->config);
+        free(r);
+        return -ENOMEM;
+    }
     TAILQ_INIT(&r->requests);
     local_init(r);
     cloud_init(r);
@@ -69,7 +95,7 @@ void router_free(struct router *r)
     local_done(r);
     cloud_done(r);
     router_config_unref(r->config);
-    explicit_bzero(r->digest_key, sizeof(r->digest_key));
+    EVP_MAC_CTX_free(r->digest);
     free(r);
 }
 

@@ -22,16 +22,19 @@ struct job_list {
 void job_list_add(struct job_list *l, struct job *j);
 void job_list_append(struct job_list *l, struct job_list *more);   /* moves all of `more`, which is empty afterwards */
 
-/* The loop pushes, one thread takes. */
+/* The loop pushes, one thread takes. Jobs nobody waits for yet ("lazy") may lie for QUEUE_LAZY_USEC, so that they travel
+ * with the next ones that somebody does wait for. */
+#define QUEUE_LAZY_USEC (5 * USEC_PER_MSEC)
 struct queue {
     pthread_mutex_t lock;
     pthread_cond_t wake;                           /* on the monotonic clock */
     struct job_list jobs;
-    bool stop;
+    uint64_t due_usec;                             /* of the jobs: when they are to be taken; 0: now */
+    bool waiting, stop;                            /* waiting: a thread sleeps on `wake` */
 };
 void queue_init(struct queue *q);
 void queue_done(struct queue *q);                  /* drops what is left */
-void queue_push(struct queue *q, struct job *j);
+void queue_push(struct queue *q, struct job_list *jobs, bool lazy);   /* takes the jobs, of which there may be none */
 unsigned queue_length(struct queue *q);
 void queue_stop(struct queue *q);
 /* Move at most `max` jobs to *ret, waiting for the first until the monotonic time `until_usec`, so that the list may
@@ -75,7 +78,7 @@ int db_fault(struct err *err, const char *path, int code, const char *words);   
 /* ---- The store --------------------------------------------------------------------------------------------------- */
 struct writer {                                    /* the writer thread's own, after store_open() */
     sqlite3 *db;                                   /* NULL after a fault */
-    sqlite3_stmt *insert[STORE_N_KINDS];
+    sqlite3_stmt *insert[STORE_N_KINDS], *begin, *commit, *last_n;
     uint64_t retry_usec, pause_usec;               /* after a fault: when to try again; the wait after that */
 };
 
@@ -83,7 +86,9 @@ struct store {
     struct store_config c;
     char *path;
     int lock_fd;
-    unsigned in_flight;                            /* the loop's own */
+    unsigned in_flight, holds;                     /* the loop's own, and so are: */
+    struct job_list held;
+    bool urgent;
     atomic_int fault;                              /* the SQLite code that made us unhealthy; SQLITE_OK: healthy */
     _Atomic uint64_t beat_usec;
     atomic_bool stopping;                          /* ends a query that is running */

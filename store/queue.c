@@ -72,12 +72,23 @@ void queue_done(struct queue *q)
     pthread_mutex_destroy(&q->lock);
 }
 
-void queue_push(struct queue *q, struct job *j)
+void queue_push(struct queue *q, struct job_list *jobs, bool lazy)
 {
+    bool was_empty, wake;
+
+    if (!jobs->head && lazy)
+        return;
     pthread_mutex_lock(&q->lock);
-    job_list_add(&q->jobs, j);
-    pthread_cond_signal(&q->wake);
+    was_empty = !q->jobs.head;
+    if (!lazy)
+        q->due_usec = 0;
+    else if (was_empty)
+        q->due_usec = clock_usec() + QUEUE_LAZY_USEC;
+    job_list_append(&q->jobs, jobs);
+    wake = q->waiting && q->jobs.head && (was_empty || !lazy);
     pthread_mutex_unlock(&q->lock);
+    if (wake)
+        pthread_cond_signal(&q->wake);
 }
 
 unsigned queue_length(struct queue *q)
@@ -100,13 +111,20 @@ void queue_stop(struct queue *q)
 
 bool queue_take(struct queue *q, struct job_list *ret, unsigned max, uint64_t until_usec)
 {
-    struct timespec until = {until_usec / USEC_PER_SEC, until_usec % USEC_PER_SEC * 1000};
     struct job_list taken = {0};
+    uint64_t now = clock_usec();
     bool more;
 
     pthread_mutex_lock(&q->lock);
-    while (!q->jobs.head && !q->stop && pthread_cond_timedwait(&q->wake, &q->lock, &until) == 0)
-        ;
+    while (!q->stop && now < (q->jobs.head ? MIN(until_usec, q->due_usec) : until_usec)) {
+        uint64_t end = q->jobs.head ? MIN(until_usec, q->due_usec) : until_usec;
+        struct timespec t = {end / USEC_PER_SEC, end % USEC_PER_SEC * 1000};
+
+        q->waiting = true;
+        pthread_cond_timedwait(&q->wake, &q->lock, &t);
+        q->waiting = false;
+        now = clock_usec();
+    }
     more = q->jobs.head || !q->stop;
     while (taken.n < max && q->jobs.head)
         job_list_add(&taken, job_list_pop(&q->jobs));

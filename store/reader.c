@@ -439,6 +439,7 @@ void *reader_main(void *store)
 
 int store_query(struct store *s, const struct store_query *q, store_answer_fn *done, void *arg)
 {
+    struct job_list job = {0};
     static const size_t strings[] = {
         offsetof(struct store_query, id), offsetof(struct store_query, route), offsetof(struct store_query, reason),
         offsetof(struct store_query, label), offsetof(struct store_query, outcome), offsetof(struct store_query, key),
@@ -470,6 +471,7 @@ int store_query(struct store *s, const struct store_query *q, store_answer_fn *d
             p = stpcpy(p, from) + 1;
         }
     }
-    queue_push(&s->queries, &a->job);
+    job_list_add(&job, &a->job);
+    queue_push(&s->queries, &job, false);
     return 0;
 }

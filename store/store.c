@@ -113,11 +113,13 @@ int store_open(struct store **ret, const struct store_config *c, struct mailbox 
     return 0;
 }
 
+
 void store_close(struct store *s)
 {
     if (!s)
         return;
     atomic_store(&s->stopping, true);
+    queue_push(&s->records, &s->held, false);
     queue_stop(&s->records);
     queue_stop(&s->queries);
     if (s->reader_started)
@@ -160,8 +162,24 @@ int store_append(struct store *s, const struct store_record *rec, store_done_fn 
 
     if (!e)
         return -ENOMEM;
-    queue_push(&s->records, &e->job);
+    job_list_add(&s->held, &e->job);
+    if (!s->holds)
+        queue_push(&s->records, &s->held, false);
     return 0;
+}
+
+void store_hold(struct store *s)
+{
+    s->holds++;
+}
+
+void store_flush(struct store *s, bool waited_for)
+{
+    s->urgent |= waited_for;
+    if (--s->holds > 0)
+        return;
+    queue_push(&s->records, &s->held, !s->urgent);
+    s->urgent = false;
 }
 
 bool store_healthy(const struct store *s)

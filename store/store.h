@@ -88,6 +88,10 @@ struct store_record {
  * done may be NULL. 0, or -ENOMEM (done is not called). Order of appends is the order of rows. From the loop. */
 typedef void store_done_fn(void *arg, int r);
 int store_append(struct store *s, const struct store_record *rec, store_done_fn *done, void *arg);
+/* What is appended between the two goes to the writer together, and so into one commit. Unless it, or anything appended
+ * before, is waited for, it may lie for 5 ms so that it shares a commit with what comes next. They nest. From the loop. */
+void store_hold(struct store *s);
+void store_flush(struct store *s, bool waited_for);
 
 bool store_healthy(const struct store *s);                 /* false after a fault until a commit succeeds again */
 const char *store_fault(const struct store *s);            /* that fault in words for the log; NULL while healthy */

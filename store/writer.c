@@ -33,11 +33,20 @@ static int checkpoint(sqlite3 *db)
 }
 
 /* Read in every transaction rather than kept, so that a row put in by another hand stops nothing. */
-static int read_last_n(sqlite3 *db, int64_t *ret)
+static const char last_n[] =
+    "SELECT max((SELECT ifnull(max(n), 0) FROM request),"
+    " (SELECT ifnull(max(n), 0) FROM decision), (SELECT ifnull(max(n), 0) FROM attempt),"
+    " (SELECT ifnull(max(n), 0) FROM egress), (SELECT ifnull(max(n), 0) FROM outcome))";
+
+/* An SQLite code; the statement is ready again either way. */
+static int run(sqlite3_stmt *stmt, int64_t *ret)
 {
-    return db_read_int(db, "SELECT max((SELECT ifnull(max(n), 0) FROM request),"
-                       " (SELECT ifnull(max(n), 0) FROM decision), (SELECT ifnull(max(n), 0) FROM attempt),"
-                       " (SELECT ifnull(max(n), 0) FROM egress), (SELECT ifnull(max(n), 0) FROM outcome))", ret);
+    int code = sqlite3_step(stmt);
+
+    if (code == SQLITE_ROW && ret)
+        *ret = sqlite3_column_int64(stmt, 0);
+    sqlite3_reset(stmt);
+    return code == SQLITE_ROW || code == SQLITE_DONE ? SQLITE_OK : code;
 }
 
 void writer_close(struct store *s)
@@ -48,6 +57,9 @@ void writer_close(struct store *s)
         sqlite3_finalize(w->insert[kind]);
         w->insert[kind] = NULL;
     }
+    sqlite3_finalize(TAKE(w->begin));
+    sqlite3_finalize(TAKE(w->commit));
+    sqlite3_finalize(TAKE(w->last_n));
     db_closep(&w->db);
 }
 
@@ -62,6 +74,12 @@ int writer_open(struct store *s, enum db_mode mode, struct err *err)
     code = checkpoint(w->db);
     for (int kind = 0; code == SQLITE_OK && kind < STORE_N_KINDS; kind++)
         code = record_prepare(w->db, (enum store_kind)kind, &w->insert[kind]);
+    if (code == SQLITE_OK)
+        code = sqlite3_prepare_v3(w->db, "BEGIN IMMEDIATE", -1, SQLITE_PREPARE_PERSISTENT, &w->begin, NULL);
+    if (code == SQLITE_OK)
+        code = sqlite3_prepare_v3(w->db, "COMMIT", -1, SQLITE_PREPARE_PERSISTENT, &w->commit, NULL);
+    if (code == SQLITE_OK)
+        code = sqlite3_prepare_v3(w->db, last_n, -1, SQLITE_PREPARE_PERSISTENT, &w->last_n, NULL);
     if (code == SQLITE_OK)
         code = heartbeat(w->db);
     if (code != SQLITE_OK) {
@@ -87,9 +105,9 @@ static int commit(struct writer *w, const struct job_list *batch)
 
     if (db_moved(w->db))
         return SQLITE_READONLY_DBMOVED;
-    code = db_exec(w->db, "BEGIN IMMEDIATE");
+    code = run(w->begin, NULL);
     if (code == SQLITE_OK)
-        code = read_last_n(w->db, &n);
+        code = run(w->last_n, &n);
     if (code != SQLITE_OK)
         return code;
     for (struct job *j = batch->head; j; j = j->next) {
@@ -103,7 +121,7 @@ static int commit(struct writer *w, const struct job_list *batch)
         else
             return code;
     }
-    return db_exec(w->db, "COMMIT");
+    return run(w->commit, NULL);
 }
 
 static void set_fault(struct store *s, int code)

@@ -83,6 +83,10 @@ static void log_event(const struct conn *c, const char *event, json_t *more)
     json_t *line;
     char *text;
 
+    if (log_fd < 0) {
+        json_decref(more);
+        return;
+    }
     clock_rfc3339(when, now);
     line = json_pack("{s:s, s:s, s:I, s:i, s:i}", "event", event, "time", when, "time_usec", (json_int_t)now,
                      "conn", (int)c->number, "seq", (int)c->seq);
