@@ -25,6 +25,7 @@ static void exchange_free(struct exchange *x)
         event_free(x->ping);
     json_decref(x->logprobs);
     json_decref(x->calls);
+    json_decref(x->keep);
     buf_done(&x->arguments);
     buf_done(&x->text);
     arena_done(&x->arena);

@@ -89,6 +89,7 @@ static void preflight_run(struct exchange *x)
 
 static const struct path paths[] = {
     {"POST", "/v1/chat/completions", .run = exchange_chat, .dialect = &openai_chat},
+    {"POST", "/v1/responses", .run = exchange_chat, .dialect = &openai_responses},
     {"POST", "/v1/messages", .run = exchange_chat, .dialect = &anthropic_messages},
     {"POST", "/api/chat", .run = exchange_chat, .dialect = &ollama_chat},
     {"POST", "/api/generate", .run = exchange_chat, .dialect = &ollama_generate},

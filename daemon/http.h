@@ -91,6 +91,7 @@ struct exchange {
     json_t *calls;                         /* the same for calls, an array in OpenAI's shape of tool_calls; NULL: none */
     struct buf arguments;                  /* of the last of them, until it is whole */
     void *state;                           /* of the dialect, in the arena; NULL until it sets it */
+    json_t *keep;                          /* of the dialect, released with the exchange; NULL until it sets it */
     struct event *ping;
     bool quiet;                            /* nothing was written since the ping timer last fired */
     bool lost;                             /* no memory for an event: the stream may not end well */
@@ -135,8 +136,9 @@ struct dialect {
     const char *stream_type;               /* Content-Type of a stream */
     const char *id_header;                 /* a header beside x-request-id that tells the request's id, or NULL */
     const char *ping;                      /* bytes that keep a silent stream alive, or NULL */
-    /* 0 with *ret; 1: it has answered by itself, and x is gone; -ENOMEM; -EINVAL with *e, its strings static or in x->arena. A stream is for one answer of the API:
-     * what it must keep between begin and end is the arena's, at x->state. */
+    /* 0 with *ret; 1: it has answered by itself, and x is gone; -ENOMEM; -EINVAL with *e, its strings static or in
+     * x->arena. What it must remember until the end is at x->state and x->keep; for a stream, x->text and x->arguments
+     * are its own too. */
     int (*parse)(struct exchange *x, const json_t *body, struct chat_request **ret, struct request_error *e);
     void (*begin)(struct exchange *x);
     void (*delta)(struct exchange *x, const struct request_delta *d);
@@ -145,7 +147,7 @@ struct dialect {
     json_t *(*answer)(struct exchange *x, const struct request_result *res);
     json_t *(*error)(const struct request_error *e);
 };
-extern const struct dialect openai_chat, anthropic_messages, ollama_chat, ollama_generate;
+extern const struct dialect openai_chat, openai_responses, anthropic_messages, ollama_chat, ollama_generate;
 json_t *openai_error(const struct request_error *e);           /* also the shape of tern's own paths */
 
 struct path {

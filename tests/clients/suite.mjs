@@ -21,12 +21,13 @@ const route = (name, model) => ({
 });
 export const routes = [route("local", "tern-nano"), route("cloud", "main")];
 
-export async function run(client, features) {
+// label: what the table calls it, where one package has several APIs.
+export async function run(client, features, label = client) {
   let failed = 0;
   for (const r of routes)
     for (const [feature, fn] of Object.entries(features)) {
       const began = performance.now();
-      const line = { client, version: version(client), route: r.name, feature, ok: true };
+      const line = { client: label, version: version(client), route: r.name, feature, ok: true };
       try {
         await fn(r);
       } catch (e) {

@@ -23,6 +23,9 @@
  *     redirect         302 to another path of this server
  *     blackhole        reads the request and never answers
  *
+ * Where the answer would be the fixed one, a request with tools is answered with calls of them, one with a response_format
+ * in that format, and one that ends in a tool's results with these; see plain.h.
+ *
  * The log has one JSON line an event, written at once: "bytes" when the first byte of a request came, "request" when
  * the whole body came, "answered" when the answer was written, "closed" when the client left in the middle of either.
  * Each has conn, seq (request on this connection) and time; "request" has path, headers, bytes, body_sha256, model and
@@ -48,6 +51,7 @@
 #include "base/chat.h"
 #include "base/clock.h"
 #include "base/json.h"
+#include "tests/stub/plain.h"
 
 #define MAX_REQUEST (64u << 20)
 #define MAX_HEAD 65536
@@ -449,6 +453,46 @@ static void answer_stream(struct conn *c, const struct request *q, const char *a
     stream_end(c);
 }
 
+/* A call whole, or in a stream: its name, then its arguments a few bytes at a time. */
+static void stream_call(struct conn *c, const struct request *q, size_t i, const json_t *call)
+{
+    const json_t *f = json_object_get(call, "function");
+    const char *rest = json_string_value(json_object_get(f, "arguments"));
+
+    stream_chunk(c, q, json_pack("[{s:i, s:{s:[{s:i, s:O, s:s, s:{s:O, s:s}}]}, s:n}]", "index", 0, "delta", "tool_calls",
+                 "index", (int)i, "id", json_object_get(call, "id"), "type", "function", "function",
+                 "name", json_object_get(f, "name"), "arguments", "", "finish_reason"), NULL);
+    for (size_t n; *rest; rest += n) {
+        n = MIN(strlen(rest), 5u);
+        stream_chunk(c, q, json_pack("[{s:i, s:{s:[{s:i, s:{s:s%}}]}, s:n}]", "index", 0, "delta", "tool_calls",
+                     "index", (int)i, "function", "arguments", rest, n, "finish_reason"), NULL);
+    }
+}
+
+static void answer_calls(struct conn *c, const struct request *q, json_t *calls)
+{
+    const json_t *call;
+    size_t i;
+
+    if (!json_is_true(json_object_get(q->body, "stream")) || mode_is(q, "json", NULL)) {
+        answer_json(c, 200, "", json_pack("{s:s, s:s, s:I, s:s, s:[{s:i, s:{s:s, s:n, s:O}, s:n, s:s}], s:o}",
+            "id", "chatcmpl-stub", "object", "chat.completion", "created", (json_int_t)1700000000,
+            "model", request_model(q), "choices", "index", 0, "message",
+            "role", "assistant", "content", "tool_calls", calls, "logprobs", "finish_reason", "tool_calls",
+            "usage", usage_json(q, "call")));
+        return;
+    }
+    stream_begin(c);
+    stream_delta(c, q, "assistant", NULL, NULL);
+    json_array_foreach(calls, i, call)
+        stream_call(c, q, i, call);
+    stream_delta(c, q, NULL, NULL, "tool_calls");
+    if (usage_wanted(q))
+        stream_chunk(c, q, json_array(), usage_json(q, "call"));
+    stream_event(c, "[DONE]");
+    stream_end(c);
+}
+
 static void answer_flood(struct conn *c, const struct request *q, int n)
 {
     char text[1025];
@@ -495,6 +539,8 @@ static void answer_status(struct conn *c, const struct request *q)
 
 static void answer(struct conn *c, const struct request *q)
 {
+    cleanup(json_decrefp) json_t *calls = NULL;
+    cleanup(freep) char *plain = NULL;
     const char *text = fixed_answer;
     int n;
 
@@ -510,6 +556,9 @@ static void answer(struct conn *c, const struct request *q)
     if (mode_is(q, "echo", NULL)) {
         text = chat_last_user(json_object_get(q->body, "messages"));
         text = text ? text : "";
+    } else {
+        text = plain = plain_text(q->body, fixed_answer);
+        calls = plain_calls(q->body);
     }
 
     n = 1000;
@@ -535,6 +584,8 @@ static void answer(struct conn *c, const struct request *q)
         n = 2048;
         mode_is(q, "huge-event", &n);
         answer_huge(c, q, n);
+    } else if (calls) {
+        answer_calls(c, q, calls);
     } else if (mode_is(q, "json", NULL) || !json_is_true(json_object_get(q->body, "stream"))) {
         answer_object(c, q, text);
     } else {

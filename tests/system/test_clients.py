@@ -18,12 +18,12 @@ def installed():
     for name in os.listdir(SOURCES):
         if name.endswith((".json", ".mjs")):
             shutil.copy(os.path.join(SOURCES, name), there)
-    stamp = os.path.join(there, "node_modules/.installed-package.json")
-    with open(os.path.join(there, "package.json")) as f:
+    stamp = os.path.join(there, "node_modules/.installed.json")
+    with open(os.path.join(there, "package-lock.json")) as f:
         wanted = f.read()
     if not os.path.exists(stamp) or open(stamp).read() != wanted:
-        subprocess.run(["npm", "install", "--no-package-lock", "--no-audit", "--no-fund", "--ignore-scripts"], cwd=there, check=True,
-                       timeout=300)
+        subprocess.run(["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"], cwd=there, check=True,
+                       timeout=500)
         with open(stamp, "w") as f:
             f.write(wanted)
     return there
