@@ -1,9 +1,16 @@
 /* Attention: where the positions of a session meet. Keys and values of each row go to its session, turned by position
- * (and rounded, where the model keeps them in few bits); then every (row, head) looks back at what its session holds,
- * in local layers only as far as the window. */
+ * (and rounded, where the model keeps them in few bits); then the queries look back at what its pages hold, in local
+ * layers only as far as the window.
+ *
+ * Heads that share keys and rows that follow each other in a session go through the pages together, so that a page is
+ * read once for all of them; each is computed as if alone. */
 #include "engine/forward.h"
 
+#include <math.h>
 #include <string.h>
+
+#define MAX_QUERIES 32                  /* that go together */
+#define QUERY_FLOATS 8192               /* theirs, two heads of the widest there are */
 
 static void turn_head(const struct model *m, float *head, const float *angles)
 {
@@ -16,11 +23,6 @@ static void turn_head(const struct model *m, float *head, const float *angles)
         *u = u0 * c - v0 * s;
         *v = u0 * s + v0 * c;
     }
-}
-
-static size_t cache_at(const struct forward *f, const struct session *s, size_t position)
-{
-    return (f->layer * s->n_ctx + position) * f->m->n_kv * f->m->head_dim;
 }
 
 /* Round each head of row i's keys or values to the levels that the model keeps. */
@@ -51,10 +53,10 @@ void attention_remember(void *arg, size_t begin, size_t end)
     size_t n_q = m->n_head * m->head_dim, n_kv = m->n_kv * m->head_dim;
 
     for (size_t i = begin; i < end; i++) {
-        struct session *s = f->rows[i].session;
+        const struct session *s = f->rows[i].session;
+        const struct kv_page *page = s->pages[f->positions[i] / ATTEND_TOKENS];
         float *q = f->products + i * f->products_stride, *k = q + n_q, *v = k + n_kv;
         const float *angles = f->angles + (i * f->n_turns + f->y->local) * m->rope_dim;
-        size_t at = cache_at(f, s, f->positions[i]);
 
         forward_tell(f, i, "q", q, n_q);
         forward_tell(f, i, "k", k, n_kv);
@@ -67,48 +69,150 @@ void attention_remember(void *arg, size_t begin, size_t end)
             round_heads(f, i, k);
             round_heads(f, i, v);
         }
-        memcpy(s->k + at, k, n_kv * sizeof(float));
-        memcpy(s->v + at, v, n_kv * sizeof(float));
+        for (size_t head = 0; head < m->n_kv; head++) {
+            struct kv_block b = kv_block(s->kv, page, f->layer, head);
+
+            kv_block_put(s->kv, &b, f->positions[i] % ATTEND_TOKENS, k + head * m->head_dim, v + head * m->head_dim);
+        }
     }
 }
 
-static void attend(const struct forward *f, size_t i, size_t head, float *scores)
-{
-    const struct model *m = f->m;
-    const struct session *s = f->rows[i].session;
-    size_t d = m->head_dim, kv_width = m->n_kv * d, kv_head = head / (m->n_head / m->n_kv), n = f->positions[i] + 1;
-    size_t first = f->y->local && n > m->window ? n - m->window : 0;
-    const float *q = f->products + i * f->products_stride + head * d;
-    const float *k = s->k + cache_at(f, s, first) + kv_head * d, *v = s->v + cache_at(f, s, first) + kv_head * d;
-    float *out = f->h + i * f->wide + head * d;
+/* n_rows rows of one session from `row`, each with n_heads heads from `head` that share a key head. */
+struct queries {
+    const struct forward *f;
+    size_t row, n_rows, head, n_heads;
+    float q[QUERY_FLOATS], acc[QUERY_FLOATS], units[MAX_QUERIES];
+    int8_t q8[QUERY_FLOATS];
+    struct attend state[MAX_QUERIES];
+};
 
-    n -= first;
-    for (size_t p = 0; p < n; p++)
-        scores[p] = f->kernels->dot_f32(q, k + p * kv_width, d) * m->attn_scale;
-    f->kernels->softmax(scores, n);
-    memset(out, 0, d * sizeof(*out));
-    for (size_t p = 0; p < n; p++)
-        f->kernels->axpy_f32(out, scores[p], v + p * kv_width, d);
+/* Of KV_INT8 the queries are integers too. */
+static void take_queries(struct queries *s, enum kv_type type)
+{
+    const struct forward *f = s->f;
+    size_t d = f->m->head_dim, d4 = (d + 3) / 4 * 4, n = s->n_rows * s->n_heads;
+
+    for (size_t i = 0; i < n; i++) {
+        const float *from = f->products + (s->row + i / s->n_heads) * f->products_stride + (s->head + i % s->n_heads) * d;
+
+        if (type == KV_INT8) {
+            s->units[i] = f->kernels->quantize_row(s->q8 + i * d4, from, d) / 127 * f->m->attn_scale;
+            memset(s->q8 + i * d4 + d, 0, d4 - d);
+        } else {
+            for (size_t c = 0; c < d; c++)
+                s->q[i * d + c] = from[c] * f->m->attn_scale;
+        }
+        s->state[i] = (struct attend){ -INFINITY, 0 };
+    }
+    memset(s->acc, 0, n * d * sizeof(*s->acc));
 }
 
-/* Task t takes every attention_tasks-th (row, head), so that early and late rows are shared out evenly. */
-static void attention_tasks(void *arg, size_t begin, size_t end)
+/* Rows begin..end of them with tokens first..last-1 of a page. */
+static void attend_block(struct queries *s, enum kv_type type, const struct kv_block *b, size_t begin, size_t end,
+                         size_t first, size_t last)
 {
-    struct forward *f = arg;
-    size_t n_head = f->m->n_head;
+    const struct kernels *k = s->f->kernels;
+    size_t d = s->f->m->head_dim, d4 = (d + 3) / 4 * 4, i = begin * s->n_heads, n = (end - begin) * s->n_heads;
 
-    for (size_t t = begin; t < end; t++)
-        for (size_t i = t; i < f->n * n_head; i += f->attention_tasks)
-            attend(f, i / n_head, i % n_head, f->scores + t * f->m->n_ctx);
+    switch (type) {
+    case KV_F32: k->attend_f32(s->acc + i * d, s->state + i, s->q + i * d, n, b->k, b->v, d, first, last); break;
+    case KV_F16: k->attend_f16(s->acc + i * d, s->state + i, s->q + i * d, n, b->k, b->v, d, first, last); break;
+    case KV_INT8:
+        k->attend_int8(s->acc + i * d, s->state + i, s->q8 + i * d4, s->units + i, n, b->k, b->k_units, b->v, b->v_units,
+                       d, first, last);
+    }
+}
+
+/* The positions that row i sees: *ret_first..*ret_end-1. */
+static void sight(const struct forward *f, size_t i, size_t *ret_first, size_t *ret_end)
+{
+    *ret_end = f->positions[i] + 1;
+    *ret_first = f->y->local && *ret_end > f->m->window ? *ret_end - f->m->window : 0;
+}
+
+static void attend_page(struct queries *s, const struct session *session, size_t page)
+{
+    const struct forward *f = s->f;
+    enum kv_type type = kv_pool_type(session->kv);
+    struct kv_block b = kv_block(session->kv, session->pages[page], f->layer, s->head / (f->m->n_head / f->m->n_kv));
+    size_t at = page * ATTEND_TOKENS, begin = 0, begin_first = 0, begin_last = 0;
+
+    /* Rows that see the same part of it go together. */
+    for (size_t i = 0; i <= s->n_rows; i++) {
+        size_t first = 0, last = 0;
+
+        if (i < s->n_rows) {
+            sight(f, s->row + i, &first, &last);
+            first = MAX(first, at) - at;
+            last = MIN(MAX(last, at) - at, ATTEND_TOKENS);
+        }
+        if (i && first == begin_first && last == begin_last && i < s->n_rows)
+            continue;
+        if (i && begin_first < begin_last)
+            attend_block(s, type, &b, begin, i, begin_first, begin_last);
+        begin = i;
+        begin_first = first;
+        begin_last = last;
+    }
+}
+
+static void attend(struct queries *s)
+{
+    const struct forward *f = s->f;
+    const struct session *session = f->rows[s->row].session;
+    size_t d = f->m->head_dim, first, end, ignored;
+
+    take_queries(s, kv_pool_type(session->kv));
+    sight(f, s->row, &first, &ignored);
+    sight(f, s->row + s->n_rows - 1, &ignored, &end);
+    for (size_t page = first / ATTEND_TOKENS; page * ATTEND_TOKENS < end; page++)
+        attend_page(s, session, page);
+    for (size_t i = 0; i < s->n_rows * s->n_heads; i++) {
+        float *out = f->h + (s->row + i / s->n_heads) * f->wide + (s->head + i % s->n_heads) * d;
+
+        for (size_t c = 0; c < d; c++)
+            out[c] = s->acc[i * d + c] / s->state[i].sum;
+    }
+}
+
+/* Rows are cut into spans that follow each other in a session; tasks are (span, head), the last spans, which see most,
+ * first. Heads of a task range that share keys go together. */
+static void attend_tasks(void *arg, size_t begin, size_t end)
+{
+    const struct forward *f = arg;
+    size_t n_head = f->m->n_head, group = n_head / f->m->n_kv;
+    struct queries s;
+
+    s.f = f;
+    while (begin < end) {
+        size_t span = f->n_spans - 1 - begin / n_head;
+
+        s.head = begin % n_head;
+        s.row = f->spans[span];
+        s.n_rows = f->spans[span + 1] - s.row;
+        s.n_heads = MIN(MIN(end - begin, group - s.head % group), f->max_queries / s.n_rows);
+        attend(&s);
+        begin += s.n_heads;
+    }
 }
 
 void attention_run(struct forward *f)
 {
-    size_t work = 0;
+    const struct model *m = f->m;
+    size_t group = m->n_head / m->n_kv, most, work = 0;
 
-    for (size_t i = 0; i < f->n; i++)
-        work += (f->positions[i] + 1) * f->m->n_head * f->m->head_dim * 2;
-    /* In floats, some eight times the cost of ternary ones. */
-    f->attention_tasks = 8 * work < WORTH_A_THREAD ? 1 : pool_threads(f->pool);
-    pool_run(f->pool, f->attention_tasks, 1, attention_tasks, f);
+    f->max_queries = MIN(MAX_QUERIES, QUERY_FLOATS / (m->head_dim + 3));
+    most = MAX(f->max_queries / group, 1);
+    f->n_spans = 0;
+    for (size_t i = 0; i < f->n; i++) {
+        size_t begin = f->n_spans ? f->spans[f->n_spans - 1] : 0;
+
+        if (!i || f->rows[i].session != f->rows[i - 1].session || i - begin == most)
+            f->spans[f->n_spans++] = i;
+        work += f->positions[i] + 1;
+    }
+    f->spans[f->n_spans] = f->n;
+    /* In floats, some times the cost of ternary ones. */
+    work = 8 * work * m->head_dim / f->n_spans;
+    pool_run(f->pool, f->n_spans * m->n_head, grain_of(work, f->n_spans > 1 ? group : 1), attend_tasks, f);
 }

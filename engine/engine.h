@@ -11,6 +11,7 @@
 #include "base/err.h"
 #include "base/frame.h"
 
+enum kv_type { KV_F16, KV_INT8, KV_F32 };     /* what keys and values are remembered as */
 enum ffn_act { ACT_BY_MODEL, ACT_RELU2, ACT_SILU, ACT_GELU };
 
 /* What to run; borrowed for the worker's life. */
@@ -24,6 +25,7 @@ struct engine_config {
     unsigned max_tokens;         /* new tokens where the client gave none; 0: what the context leaves */
     double temperature;          /* where the client gave none */
     double top_p;
+    enum kv_type kv;
     bool weight_only;            /* activations are not quantised, for checkpoints that were trained so */
     char i2s_layout;             /* of I2_S tensors: 'a' (0 too), 'b' or 'c' */
     enum ffn_act activation;     /* of the feed-forward network */

@@ -381,13 +381,14 @@ static int take_positions(struct forward *f, const struct forward_row *rows, siz
 {
     for (size_t i = 0; i < n; i++) {
         struct session *s = rows[i].session;
+        int r = session_grow(s);
 
-        if (s->n == s->n_ctx) {
+        if (r < 0) {
             while (i--)
-                rows[i].session->n--;
-            return -ENOSPC;
+                session_reset(rows[i].session, rows[i].session->n - 1);
+            return r;
         }
-        f->positions[i] = s->n++;
+        f->positions[i] = s->n - 1;
     }
     return 0;
 }
@@ -453,8 +454,8 @@ int forward_new(struct forward **ret, const struct model *m, struct pool *p, siz
         !scratch(&f->products, max_rows, f->products_stride, sizeof(float)) ||
         !scratch(&f->angles, max_rows, f->n_turns * m->rope_dim, sizeof(float)) ||
         !scratch(&f->lines, pool_threads(p), f->line, sizeof(float)) ||
-        !scratch(&f->scores, pool_threads(p), m->n_ctx, sizeof(float)) ||
         !scratch(&f->wants, max_rows, 1, sizeof(*f->wants)) || !scratch(&f->positions, max_rows, 1, sizeof(size_t)) ||
+        !scratch(&f->spans, max_rows + 1, 1, sizeof(size_t)) ||
         head_new(&f->head, &m->head, p) < 0) {
         forward_free(f);
         return -ENOMEM;
@@ -482,9 +483,9 @@ void forward_free(struct forward *f)
     free(f->lines);
     free(f->products);
     free(f->angles);
-    free(f->scores);
     free(f->wants);
     head_free(f->head);
     free(f->positions);
+    free(f->spans);
     free(f);
 }

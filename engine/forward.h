@@ -23,14 +23,14 @@ struct forward {
     float *angles;      /* (max_rows, n_turns, rope_dim) cosines, then sines */
     float *lines;       /* (threads, line) a matrix's row in floats */
     size_t line;
-    float *scores;      /* (threads, n_ctx) */
     const struct forward_row **wants;    /* (max_rows) those that want logits */
     struct head *head;
     size_t *positions;  /* (max_rows) */
+    size_t *spans;      /* (max_rows + 1) attention's: where rows that go together begin */
 
     /* The run under way, and the layer it is at. */
     const struct forward_row *rows;
-    size_t n, n_logits, layer, attention_tasks;
+    size_t n, n_logits, layer, n_spans, max_queries;
     const struct model_layer *y;
     float *hidden;      /* (n, n_embd) what output_norm gives of each row, or NULL: not wanted */
 

@@ -191,15 +191,47 @@ unsigned pool_threads(const struct pool *p);
  * free, the caller included; returns when all are done. From one thread only. */
 void pool_run(struct pool *p, size_t n, size_t grain, void (*fn)(void *arg, size_t begin, size_t end), void *arg);
 
+/* ---- kv.c: keys and values in pages ------------------------------------------------------------------------------
+ * A pool makes pages of ATTEND_TOKENS tokens each; whoever holds one holds a reference to it: sessions do, and who
+ * keeps prefixes may. One thread calls these, but for kv_block() and kv_block_put() of different tokens. */
+#define MAX_HEAD_DIM 4096
+struct kv_pool;
+struct kv_page;
+/* Room for max_tokens in all pages together, rounded up to whole pages; 0: as much as there is memory. 0 or -errno. */
+int kv_pool_new(struct kv_pool **ret, const struct model *m, enum kv_type type, size_t max_tokens, struct err *err);
+void kv_pool_free(struct kv_pool *kv);                /* after everything that holds pages of it; takes NULL */
+static inline void kv_pool_freep(struct kv_pool **kv) { kv_pool_free(*kv); }
+enum kv_type kv_pool_type(const struct kv_pool *kv);
+const struct model *kv_pool_model(const struct kv_pool *kv);
+size_t kv_pool_room(const struct kv_pool *kv);        /* pages that may still be made */
+size_t kv_pool_page_bytes(const struct kv_pool *kv);
+int kv_page_new(struct kv_page **ret, struct kv_pool *kv);        /* 0, -ENOBUFS: no room, -ENOMEM */
+struct kv_page *kv_page_ref(struct kv_page *page);                /* returns it */
+void kv_page_unref(struct kv_pool *kv, struct kv_page *page);     /* takes NULL */
+/* Put a copy in place of a page that others hold too, so that it may be written. As kv_page_new(). */
+int kv_page_own(struct kv_page **page, struct kv_pool *kv);
+/* One layer's and head's part of a page, in the order of the kernel of its type; the units of KV_INT8 only. */
+struct kv_block { void *k, *v; float *k_units, *v_units; };
+struct kv_block kv_block(const struct kv_pool *kv, const struct kv_page *page, size_t layer, size_t head);
+/* Write k and v (head_dim), finite, as token t of the page. */
+void kv_block_put(const struct kv_pool *kv, const struct kv_block *b, size_t t, const float *k, const float *v);
+
 /* ---- session.c: one mutable timeline ----------------------------------------------------------------------------- */
 struct session {
-    const struct model *model;
+    struct kv_pool *kv;
     size_t n_ctx, n;             /* capacity and tokens held */
-    float *k, *v;                /* (layer, n_ctx, n_kv * head_dim) f32, rounded when the model says so */
+    struct kv_page **pages;      /* (n_pages), enough for n tokens */
+    size_t n_pages;
 };
-int session_new(struct session **ret, const struct model *m, size_t n_ctx);    /* 0 or -ENOMEM */
+/* n_ctx 0, or more than the model has: the model's. Costs nothing until tokens come. 0 or -ENOMEM. */
+int session_new(struct session **ret, struct kv_pool *kv, size_t n_ctx);
 void session_free(struct session *s);
 void session_reset(struct session *s, size_t keep);       /* forget all but the first `keep` tokens */
+/* Hold instead the n tokens of these pages of the same pool, which get a reference each; n need not fill the last one.
+ * To share a prefix: session_adopt(s, other->pages, n) with n <= other->n. 0, -ENOSPC: n > n_ctx, nothing was changed. */
+int session_adopt(struct session *s, struct kv_page *const pages[], size_t n);
+/* Make room for one more token and count it. 0, -ENOSPC: n_ctx; -ENOBUFS, -ENOMEM as kv_page_new(). */
+int session_grow(struct session *s);
 
 /* ---- forward.c --------------------------------------------------------------------------------------------------- */
 struct forward_row {
@@ -216,8 +248,9 @@ struct forward;
 int forward_new(struct forward **ret, const struct model *m, struct pool *p, size_t max_rows, struct err *err);
 void forward_free(struct forward *f);
 /* Run n <= max_rows rows. Rows of one session stand in order and are appended to its timeline; rows of several sessions
- * may be mixed. Bit-identical for any split into batches and any number of threads. -ENOSPC: a session is full; -EINVAL:
- * a token the vocabulary lacks, or n > max_rows; nothing was changed. */
+ * may be mixed. Bit-identical for any split into batches, any number of threads and any sharing of pages. -ENOSPC: a
+ * session is full; -ENOBUFS: the pool of pages is; -ENOMEM; -EINVAL: a token the vocabulary lacks, or n > max_rows.
+ * Nothing was changed then. */
 int forward_run(struct forward *f, const struct forward_row *rows, size_t n);
 /* The vector of a text as the model's pooling makes it, of length 1; with POOLING_NONE a row for each token, (n, n_embd),
  * as output_norm gives it. The session is reset first. 0; as forward_run, the session then holding part of the text. */

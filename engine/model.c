@@ -179,7 +179,7 @@ static int read_sizes(struct loader *l)
     m->n_kv = m->n_head;
     m->head_dim = m->n_embd / m->n_head;
     if ((r = read_size(l, "attention.head_count_kv", 1, m->n_head, &m->n_kv)) < 0 ||
-        (r = read_size(l, "attention.key_length", 2, 4096, &m->head_dim)) < 0)
+        (r = read_size(l, "attention.key_length", 2, MAX_HEAD_DIM, &m->head_dim)) < 0)
         return r;
     value_dim = m->rope_dim = m->head_dim;
     if ((r = read_size(l, "attention.value_length", m->head_dim, m->head_dim, &value_dim)) < 0 ||

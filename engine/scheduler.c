@@ -119,13 +119,16 @@ int scheduler_init(struct worker *w, struct err *err)
     r = forward_new(&w->forward, w->model, w->pool, w->n_jobs + PREFILL_ROWS, err);
     if (r < 0)
         return r;
+    r = kv_pool_new(&w->kv, w->model, w->cfg->kv, 0, err);
+    if (r < 0)
+        return r;
     w->rows = calloc(w->n_jobs + PREFILL_ROWS, sizeof(*w->rows));
     w->jobs = calloc(w->n_jobs, sizeof(*w->jobs));
     if (!w->rows || !w->jobs)
         return -ENOMEM;
     for (size_t i = 0; i < w->n_jobs; i++) {
         w->jobs[i].logits = calloc(w->model->n_vocab, sizeof(float));
-        r = w->jobs[i].logits ? session_new(&w->jobs[i].session, w->model, w->n_ctx) : -ENOMEM;
+        r = w->jobs[i].logits ? session_new(&w->jobs[i].session, w->kv, w->n_ctx) : -ENOMEM;
         if (r < 0)
             return err_set(err, r, "no memory for %zu sessions of %zu tokens", w->n_jobs, w->n_ctx);
     }
@@ -146,6 +149,7 @@ void scheduler_done(struct worker *w)
         free(w->jobs[i].logits);
     }
     session_free(w->embed_session);
+    kv_pool_free(w->kv);
     free(w->jobs);
     free(w->rows);
     forward_free(w->forward);

@@ -192,7 +192,7 @@ int service_embed(struct worker *w, const struct frame *f)
         r = inputs_read(w, e, f, &why.err);
     }
     if (r == 0 && !why.code && !w->embed_session)
-        r = session_new(&w->embed_session, w->model, w->n_ctx);
+        r = session_new(&w->embed_session, w->kv, w->n_ctx);
     if (r == 0 && !why.code) {
         *end = e;
         return 0;

@@ -44,6 +44,7 @@ struct worker {
     struct forward *forward;
     size_t n_ctx, longest_piece;
     /* scheduler.c: */
+    struct kv_pool *kv;
     struct forward_row *rows;
     struct job *jobs;
     size_t n_jobs, n_running;

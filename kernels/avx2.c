@@ -468,6 +468,307 @@ static void silu_mul(float *out, const float *gate, const float *up, size_t n)
     gate_mul(out, gate, up, n, silu_8);
 }
 
+/* ---- attention -------------------------------------------------------------------------------------------------- */
+
+#define QUERIES_AT_ONCE 4
+
+static void to_f16(uint16_t *out, const float *x, size_t n)
+{
+    const __m256 most = _mm256_set1_ps(F16_MAX), least = _mm256_set1_ps(-F16_MAX);
+    size_t i = 0;
+
+    for (; i + 8 <= n; i += 8)
+        _mm_storeu_si128((__m128i *)(out + i), _mm256_cvtps_ph(_mm256_min_ps(_mm256_max_ps(_mm256_loadu_ps(x + i), least),
+                                                                             most), _MM_FROUND_TO_NEAREST_INT));
+    for (; i < n; i++)
+        out[i] = f32_to_f16(fminf(fmaxf(x[i], -F16_MAX), F16_MAX));
+}
+
+static float most_of(const float s[ATTEND_TOKENS])
+{
+    __m256 max = _mm256_loadu_ps(s);
+    float lanes[8], most;
+
+    for (size_t t = 8; t < ATTEND_TOKENS; t += 8)
+        max = _mm256_max_ps(_mm256_loadu_ps(s + t), max);
+    _mm256_storeu_ps(lanes, max);
+    most = lanes[0];
+    for (size_t i = 1; i < 8; i++)
+        most = lanes[i] > most ? lanes[i] : most;
+    return most;
+}
+
+/* ref.c's; the scores of whole sixteens, from `first` rounded down to `end` rounded up, stand in s. */
+static float weigh(struct attend *a, float s[ATTEND_TOKENS], size_t first, size_t end)
+{
+    struct v16 sums = zero16();
+    float max, shrink;
+
+    for (size_t t = 0; t < first; t++)
+        s[t] = -INFINITY;
+    for (size_t t = end; t < ATTEND_TOKENS; t++)
+        s[t] = -INFINITY;
+    max = fmaxf(a->max, most_of(s)) + 0.0f;
+    shrink = kernel_exp(a->max - max);
+    for (size_t t = 0; t < ATTEND_TOKENS; t += 16) {
+        struct v16 e = exp16(load16(s + t), _mm256_set1_ps(max));
+
+        sums.lo = _mm256_add_ps(sums.lo, e.lo);
+        sums.hi = _mm256_add_ps(sums.hi, e.hi);
+        store16(s + t, e);
+    }
+    *a = (struct attend){ max, a->sum * shrink + fold(sums) };
+    return shrink;
+}
+
+ALWAYS_INLINE void scores(float s[][ATTEND_TOKENS], const float *q, const void *k, size_t d, size_t first, size_t end,
+                          struct v16 (*at)(const void *, size_t), const size_t n)
+{
+    for (size_t t = first / 16 * 16; t < end; t += 16) {
+        struct v16 sum[QUERIES_AT_ONCE] = { zero16(), zero16(), zero16(), zero16() };
+
+        for (size_t i = 0; i < d; i++) {
+            struct v16 key = at(k, i * ATTEND_TOKENS + t);
+
+#pragma GCC unroll 4
+            for (size_t j = 0; j < n; j++) {
+                __m256 one = _mm256_broadcast_ss(q + j * d + i);
+
+                sum[j] = add_product(sum[j], (struct v16){ one, one }, key);
+            }
+        }
+#pragma GCC unroll 4
+        for (size_t j = 0; j < n; j++)
+            store16(s[j] + t, sum[j]);
+    }
+}
+
+ALWAYS_INLINE void values(float *acc, float s[][ATTEND_TOKENS], const float *shrink, const void *v, size_t d, size_t first,
+                          size_t end, struct v16 (*at)(const void *, size_t), float (*one_at)(const void *, size_t),
+                          const size_t n)
+{
+    size_t i = 0;
+
+    for (; i + 16 <= d; i += 16) {
+        struct v16 sum[QUERIES_AT_ONCE];
+
+#pragma GCC unroll 4
+        for (size_t j = 0; j < n; j++) {
+            __m256 c = _mm256_set1_ps(shrink[j]);
+            struct v16 before = load16(acc + j * d + i);
+
+            sum[j] = (struct v16){ _mm256_mul_ps(before.lo, c), _mm256_mul_ps(before.hi, c) };
+        }
+        for (size_t t = first; t < end; t++) {
+            struct v16 value = at(v, t * d + i);
+
+#pragma GCC unroll 4
+            for (size_t j = 0; j < n; j++) {
+                __m256 weight = _mm256_broadcast_ss(s[j] + t);
+
+                sum[j] = add_product(sum[j], (struct v16){ weight, weight }, value);
+            }
+        }
+#pragma GCC unroll 4
+        for (size_t j = 0; j < n; j++)
+            store16(acc + j * d + i, sum[j]);
+    }
+    for (; i < d; i++)
+        for (size_t j = 0; j < n; j++) {
+            float sum = acc[j * d + i] * shrink[j];
+
+            for (size_t t = first; t < end; t++)
+                sum += s[j][t] * one_at(v, t * d + i);
+            acc[j * d + i] = sum;
+        }
+}
+
+ALWAYS_INLINE void attend_some(float *acc, struct attend *a, const float *q, const void *k, const void *v, size_t d,
+                               size_t first, size_t end, struct v16 (*at)(const void *, size_t),
+                               float (*one_at)(const void *, size_t), const size_t n)
+{
+    float s[QUERIES_AT_ONCE][ATTEND_TOKENS], shrink[QUERIES_AT_ONCE];
+
+    scores(s, q, k, d, first, end, at, n);
+    for (size_t j = 0; j < n; j++)
+        shrink[j] = weigh(&a[j], s[j], first, end);
+    values(acc, s, shrink, v, d, first, end, at, one_at, n);
+}
+
+ALWAYS_INLINE void attend(float *acc, struct attend *a, const float *q, size_t n, const void *k, const void *v, size_t d,
+                          size_t first, size_t end, struct v16 (*at)(const void *, size_t),
+                          float (*one_at)(const void *, size_t))
+{
+    size_t j = 0;
+
+    for (; j + 4 <= n; j += 4)
+        attend_some(acc + j * d, a + j, q + j * d, k, v, d, first, end, at, one_at, 4);
+    for (; j + 2 <= n; j += 2)
+        attend_some(acc + j * d, a + j, q + j * d, k, v, d, first, end, at, one_at, 2);
+    if (j < n)
+        attend_some(acc + j * d, a + j, q + j * d, k, v, d, first, end, at, one_at, 1);
+}
+
+ALWAYS_INLINE float one_f32(const void *p, size_t i)
+{
+    return ((const float *)p)[i];
+}
+
+ALWAYS_INLINE float one_f16(const void *p, size_t i)
+{
+    return _cvtsh_ss(((const uint16_t *)p)[i]);
+}
+
+static void attend_f32(float *acc, struct attend *a, const float *q, size_t n, const float *k, const float *v, size_t d,
+                       size_t first, size_t end)
+{
+    attend(acc, a, q, n, k, v, d, first, end, weights_f32, one_f32);
+}
+
+static void attend_f16(float *acc, struct attend *a, const float *q, size_t n, const uint16_t *k, const uint16_t *v,
+                       size_t d, size_t first, size_t end)
+{
+    attend(acc, a, q, n, k, v, d, first, end, weights_f16, one_f16);
+}
+
+/* Sixteen keys at a time: |q| times the keys with q's signs, so that the bytes multiplied are unsigned times signed. Two
+ * products fit sixteen bits, 2 * 127 * 127 = 32258. */
+ALWAYS_INLINE void scores_int8(float s[][ATTEND_TOKENS], const int8_t *q, const float *q_units, const int8_t *k,
+                               const float *k_units, size_t d4, size_t first, size_t end, const size_t n)
+{
+    for (size_t t = first / 16 * 16; t < end; t += 16) {
+        __m256i sum[2 * QUERIES_AT_ONCE] = {0};
+
+        for (size_t i = 0; i < d4; i += 4) {
+            const int8_t *at = k + (i / 4 * ATTEND_TOKENS + t) * 4;
+            __m256i low = _mm256_loadu_si256((const __m256i *)at), high = _mm256_loadu_si256((const __m256i *)(at + 32));
+
+#pragma GCC unroll 4
+            for (size_t j = 0; j < n; j++) {
+                __m256i four, size;
+                int32_t bytes;
+
+                memcpy(&bytes, q + j * d4 + i, sizeof(bytes));
+                four = _mm256_set1_epi32(bytes);
+                size = _mm256_abs_epi8(four);
+                sum[2 * j] = _mm256_add_epi32(sum[2 * j], _mm256_madd_epi16(_mm256_maddubs_epi16(size,
+                    _mm256_sign_epi8(low, four)), _mm256_set1_epi16(1)));
+                sum[2 * j + 1] = _mm256_add_epi32(sum[2 * j + 1], _mm256_madd_epi16(_mm256_maddubs_epi16(size,
+                    _mm256_sign_epi8(high, four)), _mm256_set1_epi16(1)));
+            }
+        }
+#pragma GCC unroll 4
+        for (size_t j = 0; j < n; j++) {
+            struct v16 units = load16(k_units + t);
+            __m256 unit = _mm256_set1_ps(q_units[j]);
+
+            store16(s[j] + t, (struct v16){ _mm256_mul_ps(_mm256_cvtepi32_ps(sum[2 * j]), _mm256_mul_ps(unit, units.lo)),
+                                            _mm256_mul_ps(_mm256_cvtepi32_ps(sum[2 * j + 1]), _mm256_mul_ps(unit, units.hi)) });
+        }
+    }
+}
+
+/* Weights of values, all 0 past the ends, as integers; returns what one step of them is worth, 0: all are nothing. */
+static float weigh_int8(int16_t p[ATTEND_TOKENS], float s[ATTEND_TOKENS], const float *v_units, size_t first, size_t end)
+{
+    float most;
+
+    for (size_t t = first / 16 * 16; t < end; t += 16) {
+        struct v16 e = load16(s + t), units = load16(v_units + t);
+
+        store16(s + t, (struct v16){ _mm256_mul_ps(e.lo, units.lo), _mm256_mul_ps(e.hi, units.hi) });
+    }
+    for (size_t t = first / 16 * 16; t < first; t++)
+        s[t] = 0;
+    for (size_t t = end; t < ATTEND_TOKENS; t++)
+        s[t] = 0;
+    most = most_of(s);
+    if (most < ATTEND_LEAST)
+        return 0;
+    for (size_t t = 0; t < ATTEND_TOKENS; t += 16) {
+        __m256 scale = _mm256_set1_ps(ATTEND_TOP / most);
+        __m256i low = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(s + t), scale));
+        __m256i high = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(s + t + 8), scale));
+
+        _mm256_storeu_si256((__m256i *)(p + t), _mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), 0xd8));
+    }
+    return most / ATTEND_TOP;
+}
+
+/* Four tokens of four elements of v at a time, whose products stay in pairs until the end. */
+ALWAYS_INLINE void values_int8(float *acc, int16_t p[][ATTEND_TOKENS], const float *shrink, const float *units,
+                               const int8_t *v, size_t d, size_t first, size_t end, const size_t n)
+{
+    size_t i = 0, begin = first / 4, stop = (end + 3) / 4;
+
+    for (; i + 8 <= d; i += 8) {
+        __m256i sum[2 * QUERIES_AT_ONCE] = {0};
+
+        for (size_t t = begin; t < stop; t++) {
+            const __m128i *at = (const __m128i *)(v + (t * d + i) * 4);
+            __m256i low = _mm256_cvtepi8_epi16(_mm_loadu_si128(at)), high = _mm256_cvtepi8_epi16(_mm_loadu_si128(at + 1));
+
+#pragma GCC unroll 4
+            for (size_t j = 0; j < n; j++) {
+                __m256i four;
+                int64_t weights;
+
+                memcpy(&weights, p[j] + 4 * t, sizeof(weights));
+                four = _mm256_set1_epi64x(weights);
+                sum[2 * j] = _mm256_add_epi32(sum[2 * j], _mm256_madd_epi16(low, four));
+                sum[2 * j + 1] = _mm256_add_epi32(sum[2 * j + 1], _mm256_madd_epi16(high, four));
+            }
+        }
+#pragma GCC unroll 4
+        for (size_t j = 0; j < n; j++) {
+            __m256i all = _mm256_permute4x64_epi64(_mm256_hadd_epi32(sum[2 * j], sum[2 * j + 1]), 0xd8);
+            __m256 before = _mm256_mul_ps(_mm256_loadu_ps(acc + j * d + i), _mm256_set1_ps(shrink[j]));
+
+            if (units[j] > 0)
+                before = _mm256_add_ps(before, _mm256_mul_ps(_mm256_cvtepi32_ps(all), _mm256_set1_ps(units[j])));
+            _mm256_storeu_ps(acc + j * d + i, before);
+        }
+    }
+    for (; i < d; i++)
+        for (size_t j = 0; j < n; j++) {
+            int32_t sum = 0;
+
+            for (size_t t = first; t < end; t++)
+                sum += p[j][t] * v[(t / 4 * d + i) * 4 + t % 4];
+            acc[j * d + i] *= shrink[j];
+            if (units[j] > 0)
+                acc[j * d + i] += (float)sum * units[j];
+        }
+}
+
+ALWAYS_INLINE void attend_some_int8(float *acc, struct attend *a, const int8_t *q, const float *q_units, const int8_t *k,
+                                    const float *k_units, const int8_t *v, const float *v_units, size_t d, size_t first,
+                                    size_t end, const size_t n)
+{
+    float s[QUERIES_AT_ONCE][ATTEND_TOKENS], shrink[QUERIES_AT_ONCE], units[QUERIES_AT_ONCE];
+    int16_t p[QUERIES_AT_ONCE][ATTEND_TOKENS];
+
+    scores_int8(s, q, q_units, k, k_units, (d + 3) / 4 * 4, first, end, n);
+    for (size_t j = 0; j < n; j++) {
+        shrink[j] = weigh(&a[j], s[j], first, end);
+        units[j] = weigh_int8(p[j], s[j], v_units, first, end);
+    }
+    values_int8(acc, p, shrink, units, v, d, first, end, n);
+}
+
+static void attend_int8(float *acc, struct attend *a, const int8_t *q, const float *q_units, size_t n, const int8_t *k,
+                        const float *k_units, const int8_t *v, const float *v_units, size_t d, size_t first, size_t end)
+{
+    size_t j = 0, d4 = (d + 3) / 4 * 4;
+
+    for (; j + 4 <= n; j += 4)
+        attend_some_int8(acc + j * d, a + j, q + j * d4, q_units + j, k, k_units, v, v_units, d, first, end, 4);
+    for (; j + 2 <= n; j += 2)
+        attend_some_int8(acc + j * d, a + j, q + j * d4, q_units + j, k, k_units, v, v_units, d, first, end, 2);
+    if (j < n)
+        attend_some_int8(acc + j * d, a + j, q + j * d4, q_units + j, k, k_units, v, v_units, d, first, end, 1);
+}
+
 const struct kernels kernels_avx2 = {
     .name = "avx2",
     .layout = &ternary_lines,
@@ -484,4 +785,8 @@ const struct kernels kernels_avx2 = {
     .softmax = softmax,
     .relu2_mul = relu2_mul,
     .silu_mul = silu_mul,
+    .attend_f32 = attend_f32,
+    .attend_f16 = attend_f16,
+    .attend_int8 = attend_int8,
+    .to_f16 = to_f16,
 };

@@ -27,3 +27,5 @@ void ternary_matmul_avx2(int32_t *out, size_t out_stride, const uint8_t *w, cons
 #define EXP_P4 0.00138143182f
 
 #define QUANT_FLOOR 1e-5f       /* of a row's largest magnitude */
+#define F16_MAX 65504.0f
+#define ATTEND_LEAST 1e-30f     /* of a page's largest weight in attend_int8 */

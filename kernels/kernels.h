@@ -25,6 +25,11 @@
 #define SIXBIT_BLOCK_BYTES 96   /* of 128 columns */
 #define Q8_0_BLOCK 32           /* weights a block */
 #define Q8_0_BLOCK_BYTES 34     /* f16 scale, 32 int8 */
+#define ATTEND_TOKENS 64        /* that one page of keys and values holds */
+#define ATTEND_TOP 16383        /* the largest integer weight of a token in attend_int8 */
+
+/* What a query has seen so far: the largest score, and the sum of e^(score - max). Begins as { -INFINITY, 0 }. */
+struct attend { float max, sum; };
 
 /* An order of packed ternary rows; cols is a multiple of 128. Row r, where it is a multiple of `group`, begins at
  * bytes(r, cols). Lives for ever; the name tells the order for good, so it may be part of a cache's key. */
@@ -96,6 +101,33 @@ struct kernels {
     /* out_i = max(gate_i, 0)^2 * up_i, and out_i = silu(gate_i) * up_i with silu(v) = v / (1 + kernel_exp(-v)). */
     void (*relu2_mul)(float *out, const float *gate, const float *up, size_t n);
     void (*silu_mul)(float *out, const float *gate, const float *up, size_t n);
+
+    /* Attention of n queries to tokens first..end-1 of one page, 0 <= first < end <= ATTEND_TOKENS, without ever holding
+     * more scores than the page has tokens (the running softmax of Milakov and Gimelshein, arXiv:1805.02867). For each
+     * query, with s_t = sum over i in order of q_i * k_ti, m = max(a->max, max s_t), c = kernel_exp(a->max - m) and
+     * p_t = kernel_exp(s_t - m):
+     *     a->sum = a->sum * c + the sixteen-way sum of p_t;  a->max = m
+     *     acc_i = acc_i * c, then + p_t * v_ti for each t in order
+     * so that at the end acc_i / a->sum is the answer; acc begins as zeros.
+     *   acc (n, d) float     q (n, d) float, multiplied by the scale of scores     a (n)
+     *   k   (d, ATTEND_TOKENS)     v (ATTEND_TOKENS, d)     of which only tokens first..end-1 need be set
+     * Each query is computed as if alone. */
+    void (*attend_f32)(float *acc, struct attend *a, const float *q, size_t n, const float *k, const float *v, size_t d,
+                       size_t first, size_t end);
+    void (*attend_f16)(float *acc, struct attend *a, const float *q, size_t n, const uint16_t *k, const uint16_t *v,
+                       size_t d, size_t first, size_t end);
+    /* The same in integers, -127..127, each token and query with what one step of it is worth:
+     *     s_t = (float)sum(q_i * k_ti) * (q_unit * k_units_t)
+     *     w_t = p_t * v_units_t, W = max w_t, P_t = rint(w_t * (ATTEND_TOP / W))
+     *     acc_i = acc_i * c + (float)sum(P_t * v_ti) * (W / ATTEND_TOP);  nothing is added when W < 1e-30
+     *   q (n, d4) int8, d4 = d rounded up to 4, zero past d
+     *   k (d4 / 4, ATTEND_TOKENS, 4): elements 4i..4i+3 of a token side by side, zero past d
+     *   v (ATTEND_TOKENS / 4, d, 4): the same element of four tokens side by side
+     * Here k, v and their units must be set to something for all tokens up to the end of the last group of 16. */
+    void (*attend_int8)(float *acc, struct attend *a, const int8_t *q, const float *q_units, size_t n, const int8_t *k,
+                        const float *k_units, const int8_t *v, const float *v_units, size_t d, size_t first, size_t end);
+    /* Halves of x, which is cut to the largest finite ones. */
+    void (*to_f16)(uint16_t *out, const float *x, size_t n);
 };
 
 /* The best variant this machine runs, or the one TERN_CPU names. Chosen once, thread-safe. TERN_CPU naming an unknown

@@ -282,6 +282,105 @@ static void silu_mul(float *out, const float *gate, const float *up, size_t n)
         out[i] = (gate[i] / (1 + kernel_exp(-gate[i]))) * up[i];
 }
 
+/* ---- attention -------------------------------------------------------------------------------------------------- */
+
+static void to_f16(uint16_t *out, const float *x, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        out[i] = f32_to_f16(fminf(fmaxf(x[i], -F16_MAX), F16_MAX));
+}
+
+/* Scores of tokens first..end-1 become what their exponentials weigh, all others 0. Returns what was seen before is
+ * multiplied by. */
+static float weigh(struct attend *a, float s[ATTEND_TOKENS], size_t first, size_t end)
+{
+    float max = a->max, sums[SUMS] = {0}, shrink;
+
+    for (size_t t = first; t < end; t++)
+        max = s[t] > max ? s[t] : max;
+    max += 0.0f;                                        /* of two zeros the positive one, whatever came first */
+    shrink = kernel_exp(a->max - max);
+    for (size_t t = 0; t < ATTEND_TOKENS; t++) {
+        s[t] = t >= first && t < end ? kernel_exp(s[t] - max) : 0;
+        sums[t % SUMS] += s[t];
+    }
+    *a = (struct attend){ max, a->sum * shrink + fold(sums) };
+    return shrink;
+}
+
+static float at_f32(const void *p, size_t i)
+{
+    return ((const float *)p)[i];
+}
+
+static float at_f16(const void *p, size_t i)
+{
+    return f16_to_f32(((const uint16_t *)p)[i]);
+}
+
+static void attend(float *acc, struct attend *a, const float *q, size_t n, const void *k, const void *v, size_t d,
+                   size_t first, size_t end, float (*at)(const void *p, size_t i))
+{
+    for (size_t j = 0; j < n; j++, acc += d, q += d) {
+        float s[ATTEND_TOKENS] = {0}, shrink;
+
+        for (size_t t = first; t < end; t++)
+            for (size_t i = 0; i < d; i++)
+                s[t] += q[i] * at(k, i * ATTEND_TOKENS + t);
+        shrink = weigh(&a[j], s, first, end);
+        for (size_t i = 0; i < d; i++) {
+            acc[i] *= shrink;
+            for (size_t t = first; t < end; t++)
+                acc[i] += s[t] * at(v, t * d + i);
+        }
+    }
+}
+
+static void attend_f32(float *acc, struct attend *a, const float *q, size_t n, const float *k, const float *v, size_t d,
+                       size_t first, size_t end)
+{
+    attend(acc, a, q, n, k, v, d, first, end, at_f32);
+}
+
+static void attend_f16(float *acc, struct attend *a, const float *q, size_t n, const uint16_t *k, const uint16_t *v,
+                       size_t d, size_t first, size_t end)
+{
+    attend(acc, a, q, n, k, v, d, first, end, at_f16);
+}
+
+static void attend_int8(float *acc, struct attend *a, const int8_t *q, const float *q_units, size_t n, const int8_t *k,
+                        const float *k_units, const int8_t *v, const float *v_units, size_t d, size_t first, size_t end)
+{
+    size_t d4 = (d + 3) / 4 * 4;
+
+    for (size_t j = 0; j < n; j++, acc += d, q += d4) {
+        float s[ATTEND_TOKENS] = {0}, most = 0, shrink;
+
+        for (size_t t = first; t < end; t++) {
+            int32_t sum = 0;
+
+            for (size_t i = 0; i < d; i++)
+                sum += q[i] * k[(i / 4 * ATTEND_TOKENS + t) * 4 + i % 4];
+            s[t] = (float)sum * (q_units[j] * k_units[t]);
+        }
+        shrink = weigh(&a[j], s, first, end);
+        for (size_t t = first; t < end; t++) {
+            s[t] *= v_units[t];
+            most = s[t] > most ? s[t] : most;
+        }
+        for (size_t i = 0; i < d; i++) {
+            int32_t sum = 0;
+
+            acc[i] *= shrink;
+            if (most < ATTEND_LEAST)
+                continue;
+            for (size_t t = first; t < end; t++)
+                sum += (int32_t)rintf(s[t] * (ATTEND_TOP / most)) * v[(t / 4 * d + i) * 4 + t % 4];
+            acc[i] += (float)sum * (most / ATTEND_TOP);
+        }
+    }
+}
+
 const struct kernels kernels_ref = {
     .name = "ref",
     .layout = &ternary_canonical,
@@ -298,4 +397,8 @@ const struct kernels kernels_ref = {
     .softmax = softmax,
     .relu2_mul = relu2_mul,
     .silu_mul = silu_mul,
+    .attend_f32 = attend_f32,
+    .attend_f16 = attend_f16,
+    .attend_int8 = attend_int8,
+    .to_f16 = to_f16,
 };

@@ -18,6 +18,7 @@ static const char separator[] = "<|endoftext|>";
 struct measure {
     struct model *model;
     struct pool *pool;
+    struct kv_pool *kv;
     struct forward *forward;
     struct session *session;
     float *logits;                  /* (BATCH, n_vocab) */
@@ -30,19 +31,20 @@ static void measure_done(struct measure *m)
 {
     free(m->logits);
     session_free(m->session);
+    kv_pool_free(m->kv);
     forward_free(m->forward);
     pool_free(m->pool);
     model_free(m->model);
 }
 
-static int measure_init(struct measure *m, const char *path, size_t context, unsigned threads,
+static int measure_init(struct measure *m, const char *path, size_t context, enum kv_type kv, unsigned threads,
                         const struct model_options *options, struct err *err)
 {
     int r;
 
     if ((r = model_open(&m->model, path, options, err)) < 0 || (r = pool_new(&m->pool, threads)) < 0 ||
         (r = forward_new(&m->forward, m->model, m->pool, BATCH, err)) < 0 ||
-        (r = session_new(&m->session, m->model, context)) < 0)
+        (r = kv_pool_new(&m->kv, m->model, kv, 0, err)) < 0 || (r = session_new(&m->session, m->kv, context)) < 0)
         return r;
     m->logits = calloc(BATCH * m->model->n_vocab, sizeof(*m->logits));
     return m->logits ? 0 : -ENOMEM;
@@ -165,12 +167,13 @@ static int perplexity_run(int argc, char **argv)
 {
     static const struct option options[] = {
         { "context", required_argument, NULL, 'c' }, { "threads", required_argument, NULL, 't' },
-        { "weight-only", no_argument, NULL, 'w' }, { 0 },
+        { "weight-only", no_argument, NULL, 'w' }, { "kv", required_argument, NULL, 'k' }, { 0 },
     };
     cleanup(measure_done) struct measure m = {0};
     cleanup(buf_done) struct buf text = {0};
     uint64_t context = 0, threads = (uint64_t)MAX(1, sysconf(_SC_NPROCESSORS_ONLN));
     struct model_options how = {0};
+    enum kv_type kv = KV_F32;
     struct err err = {0};
     double each;
     int opt, r;
@@ -186,6 +189,11 @@ static int perplexity_run(int argc, char **argv)
                 return usage_error(&perplexity_verb, "--threads takes a number from 1 to 256");
             break;
         case 'w': how.weight_only = true; break;
+        case 'k':
+            if (strcmp(optarg, "f32") && strcmp(optarg, "f16") && strcmp(optarg, "int8"))
+                return usage_error(&perplexity_verb, "--kv takes f32, f16 or int8");
+            kv = optarg[0] == 'i' ? KV_INT8 : optarg[1] == '1' ? KV_F16 : KV_F32;
+            break;
         default: return usage_error(&perplexity_verb, "unknown option");
         }
     }
@@ -193,7 +201,7 @@ static int perplexity_run(int argc, char **argv)
         return usage_error(&perplexity_verb, "expected a model and a text");
     buf_init(&text, MAX_TEXT);
     if ((r = read_text(&text, argv[optind + 1], &err)) < 0 ||
-        (r = measure_init(&m, argv[optind], context, (unsigned)threads, &how, &err)) < 0)
+        (r = measure_init(&m, argv[optind], context, kv, (unsigned)threads, &how, &err)) < 0)
         return failure(r, &err);
     r = measure_text(&m, (char *)text.data, text.len, &err);
     progress_end(&m.progress);

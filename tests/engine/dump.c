@@ -1,7 +1,7 @@
 /* What the engine computes, as JSON lines, for the comparison with tests/oracle:
  *
  *     dump MODEL IDS... [--trace] [--greedy N] [--embed] [--weight-only] [--i2s-layout a|b|c] [--act relu2|silu|gelu]
- *          [--threads N] [--batch N]
+ *          [--kv f32|f16|int8] [--threads N] [--batch N]
  *
  * With --trace a line {"name", "row", "data"} for every stage of every row; then {"name":"logits", "row", "data"} for
  * every position, or with --embed {"name":"embedding", "row", "data"} for every vector; then with --greedy
@@ -26,6 +26,8 @@ struct dump {
     struct pool *pool;
     struct forward *forward;
     struct session *session;
+    struct kv_pool *kv;
+    enum kv_type kv_type;
 };
 
 static void print_line(void *arg, const char *name, size_t row, const float *x, size_t n)
@@ -42,6 +44,12 @@ static bool parse_act(const char *name, enum ffn_act *ret)
     *ret = !strcmp(name, "relu2") ? ACT_RELU2 : !strcmp(name, "silu") ? ACT_SILU : !strcmp(name, "gelu") ? ACT_GELU
          : ACT_BY_MODEL;
     return *ret != ACT_BY_MODEL;
+}
+
+static bool parse_kv(const char *name, enum kv_type *ret)
+{
+    *ret = !strcmp(name, "int8") ? KV_INT8 : !strcmp(name, "f16") ? KV_F16 : KV_F32;
+    return *ret != KV_F32 || !strcmp(name, "f32");
 }
 
 static bool parse_number(const char *s, unsigned long max, unsigned long *ret)
@@ -84,6 +92,8 @@ static bool parse_argument(struct dump *d, const char *arg, const char *value, b
     }
     if (!strcmp(arg, "--act"))
         return parse_act(value, &d->options.act_override);
+    if (!strcmp(arg, "--kv"))
+        return parse_kv(value, &d->kv_type);
     if (!parse_number(value, MAX_IDS, &n))
         return false;
     if (!strcmp(arg, "--greedy"))
@@ -164,7 +174,7 @@ static int run(struct dump *d)
     r = model_open(&d->model, d->path, &d->options, &err);
     if (r < 0 || (r = pool_new(&d->pool, d->threads)) < 0 ||
         (r = forward_new(&d->forward, d->model, d->pool, d->batch, &err)) < 0 ||
-        (r = session_new(&d->session, d->model, 0)) < 0)
+        (r = kv_pool_new(&d->kv, d->model, d->kv_type, 0, &err)) < 0 || (r = session_new(&d->session, d->kv, 0)) < 0)
         return fail(d, r, &err);
     if (d->trace)
         forward_trace(d->forward, print_line, NULL);
@@ -174,7 +184,7 @@ static int run(struct dump *d)
 
 int main(int argc, char **argv)
 {
-    static struct dump d = { .threads = 1, .batch = 32 };
+    static struct dump d = { .threads = 1, .batch = 32, .kv_type = KV_F32 };
     bool took;
     int status;
 
@@ -189,6 +199,7 @@ int main(int argc, char **argv)
     }
     status = run(&d);
     session_free(d.session);
+    kv_pool_free(d.kv);
     forward_free(d.forward);
     pool_free(d.pool);
     model_free(d.model);

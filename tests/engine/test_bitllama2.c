@@ -18,6 +18,7 @@
 struct run {
     struct model *model;
     struct pool *pool;
+    struct kv_pool *kv;
     struct forward *forward;
     struct session *session;
     float *logits;
@@ -33,7 +34,8 @@ static void run_init(struct run *r, const uint8_t *file, size_t size)
     cr_assert_eq(model_open_memory(&r->model, file, size, NULL, &err), 0, "%s", err.msg);
     cr_assert_eq(pool_new(&r->pool, 2), 0);
     cr_assert_eq(forward_new(&r->forward, r->model, r->pool, 32, &err), 0, "%s", err.msg);
-    cr_assert_eq(session_new(&r->session, r->model, 0), 0);
+    cr_assert_eq(kv_pool_new(&r->kv, r->model, KV_F32, 0, &err), 0, "%s", err.msg);
+    cr_assert_eq(session_new(&r->session, r->kv, 0), 0);
     r->logits = malloc(r->model->n_vocab * sizeof(float));
 }
 
@@ -41,6 +43,7 @@ static void run_done(struct run *r)
 {
     free(r->logits);
     session_free(r->session);
+    kv_pool_free(r->kv);
     forward_free(r->forward);
     pool_free(r->pool);
     model_free(r->model);

@@ -11,6 +11,7 @@ struct engine {
     uint8_t *file;
     struct model *model;
     struct pool *pool;
+    struct kv_pool *kv;
     struct forward *forward;
     struct session *session;
 };
@@ -24,12 +25,14 @@ static void engine_init(struct engine *e, const struct tiny *spec, unsigned thre
     cr_assert_eq(model_open_memory(&e->model, e->file, size, NULL, &err), 0, "%s", err.msg);
     cr_assert_eq(pool_new(&e->pool, threads), 0);
     cr_assert_eq(forward_new(&e->forward, e->model, e->pool, max_rows, &err), 0, "%s", err.msg);
-    cr_assert_eq(session_new(&e->session, e->model, 0), 0);
+    cr_assert_eq(kv_pool_new(&e->kv, e->model, KV_F32, 0, &err), 0, "%s", err.msg);
+    cr_assert_eq(session_new(&e->session, e->kv, 0), 0);
 }
 
 static void engine_done(struct engine *e)
 {
     session_free(e->session);
+    kv_pool_free(e->kv);
     forward_free(e->forward);
     pool_free(e->pool);
     model_free(e->model);
@@ -248,7 +251,7 @@ Test(forward, sessions_side_by_side)
     engine_init(&e, &spec, 2, 64);
     got = malloc(N_TOKENS * spec.n_vocab * sizeof(*got));
     for (int i = 0; i < 2; i++)
-        cr_assert_eq(session_new(&others[i], e.model, 20), 0);
+        cr_assert_eq(session_new(&others[i], e.kv, 20), 0);
     for (size_t i = 0; i < N_TOKENS; i++) {
         if (i % 2 && i < 40)
             rows[n++] = (struct forward_row){ .session = others[i / 2 % 2], .token = token_at(e.model, 1000 + i) };
@@ -294,7 +297,7 @@ Test(forward, a_full_session_changes_nothing)
     struct engine e;
 
     engine_init(&e, &spec, 1, 8);
-    cr_assert_eq(session_new(&small, e.model, 3), 0);
+    cr_assert_eq(session_new(&small, e.kv, 3), 0);
     for (size_t i = 0; i < 8; i++)
         rows[i] = (struct forward_row){ .session = i % 2 ? small : e.session, .token = 1 };
     cr_assert_eq(forward_run(e.forward, rows, 8), -ENOSPC);

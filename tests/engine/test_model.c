@@ -285,11 +285,14 @@ Test(model, changed_files_are_refused_or_run)
             cleanup(freep) float *logits = malloc(m->n_vocab * sizeof(*logits));
             struct forward *f;
             struct session *s;
+            struct kv_pool *kv;
 
             cr_assert_eq(forward_new(&f, m, p, 2, NULL), 0);
-            cr_assert_eq(session_new(&s, m, 8), 0);
+            cr_assert_eq(kv_pool_new(&kv, m, KV_F32, 0, NULL), 0);
+            cr_assert_eq(session_new(&s, kv, 8), 0);
             cr_assert_eq(forward_run(f, &(struct forward_row){ .session = s, .token = 1, .logits = logits }, 1), 0);
             session_free(s);
+            kv_pool_free(kv);
             forward_free(f);
             model_free(m);
             opened++;

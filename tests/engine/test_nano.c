@@ -12,6 +12,7 @@
 struct nano {
     struct model *model;
     struct pool *pool;
+    struct kv_pool *kv;
     struct forward *forward;
     struct session *session;
     float *logits;
@@ -26,7 +27,8 @@ static void nano_init(struct nano *n)
     cr_assert_eq(model_open(&n->model, path, NULL, &err), 0, "%s", err.msg);
     cr_assert_eq(pool_new(&n->pool, 1), 0);
     cr_assert_eq(forward_new(&n->forward, n->model, n->pool, BATCH, &err), 0, "%s", err.msg);
-    cr_assert_eq(session_new(&n->session, n->model, 0), 0);
+    cr_assert_eq(kv_pool_new(&n->kv, n->model, KV_F32, 0, &err), 0, "%s", err.msg);
+    cr_assert_eq(session_new(&n->session, n->kv, 0), 0);
     n->logits = malloc(n->model->n_vocab * sizeof(float));
 }
 
@@ -34,6 +36,7 @@ static void nano_done(struct nano *n)
 {
     free(n->logits);
     session_free(n->session);
+    kv_pool_free(n->kv);
     forward_free(n->forward);
     pool_free(n->pool);
     model_free(n->model);

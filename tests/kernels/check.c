@@ -357,6 +357,89 @@ static void check_activations(void)
     }
 }
 
+/* Two pages, one after the other, as attention goes through them; first the one whose tokens are cut off. */
+static void check_attend_floats(void)
+{
+    for (size_t i = 0; i < 240; i++) {
+        size_t d = i < 40 ? i + 1 : 2 * (1 + random_u64() % 140), n = random_u64() % 10, m = ATTEND_TOKENS * d;
+        size_t first = i % 3 ? 0 : random_u64() % 64, end = i % 2 ? 64 : first + 1 + random_u64() % (64 - first);
+        bool half = i % 4 / 2;
+        cleanup(freep) float *q = random_floats(n * d, i % N_KINDS), *k = random_floats(2 * m, i / N_KINDS % 3);
+        cleanup(freep) float *v = random_floats(2 * m, i / 2 % N_KINDS);
+        cleanup(freep) uint16_t *hk = allocate(2 * 2 * m), *hv = allocate(2 * 2 * m);
+        struct outputs acc = outputs_new(n * d * sizeof(float)), state = outputs_new(n * sizeof(struct attend));
+        char shape[80];
+
+        snprintf(shape, sizeof(shape), "n=%zu d=%zu tokens %zu to %zu", n, d, first, end);
+        ref->to_f16(hk, k, 2 * m);
+        ref->to_f16(hv, v, 2 * m);
+        for (int o = 0; o < 2; o++) {
+            const struct kernels *kernels = o ? variant : ref;
+            struct attend *a = output(&state, o);
+
+            memset(output(&acc, o), 0, n * d * sizeof(float));
+            for (size_t j = 0; j < n; j++)
+                a[j] = (struct attend){ -INFINITY, 0 };
+            for (size_t page = 0; page < 2; page++)
+                if (half)
+                    kernels->attend_f16(output(&acc, o), a, q, n, hk + page * m, hv + page * m, d, page ? 0 : first,
+                                        page ? 64 : end);
+                else
+                    kernels->attend_f32(output(&acc, o), a, q, n, k + page * m, v + page * m, d, page ? 0 : first,
+                                        page ? 64 : end);
+        }
+        outputs_check(&acc, half ? "attend_f16" : "attend_f32", shape);
+        outputs_check(&state, half ? "attend_f16" : "attend_f32", "state");
+    }
+}
+
+static void check_attend_int8(void)
+{
+    for (size_t i = 0; i < 200; i++) {
+        size_t d = i < 40 ? i + 1 : 2 * (1 + random_u64() % 140), d4 = (d + 3) / 4 * 4, n = random_u64() % 10;
+        size_t first = i % 3 ? 0 : random_u64() % 64, end = i % 2 ? 64 : first + 1 + random_u64() % (64 - first);
+        cleanup(freep) int8_t *q = random_activations(n * d4, i % 5 == 4), *k = random_activations(2 * d4 * 64, i % 7 == 6);
+        cleanup(freep) int8_t *v = random_activations(2 * d * 64, i % 6 == 5);
+        cleanup(freep) float *q_units = random_floats(n, KIND_PLAIN), *units = random_floats(4 * 64, i % 3);
+        struct outputs acc = outputs_new(n * d * sizeof(float)), state = outputs_new(n * sizeof(struct attend));
+        char shape[80];
+
+        snprintf(shape, sizeof(shape), "n=%zu d=%zu tokens %zu to %zu", n, d, first, end);
+        for (size_t j = 0; j < 4 * 64; j++)
+            units[j] = fabsf(units[j]);
+        for (size_t j = 0; j < n; j++)
+            for (size_t c = 0; c < d4; c++)
+                if (c >= d)
+                    q[j * d4 + c] = 0;
+        for (int o = 0; o < 2; o++) {
+            struct attend *a = output(&state, o);
+
+            memset(output(&acc, o), 0, n * d * sizeof(float));
+            for (size_t j = 0; j < n; j++)
+                a[j] = (struct attend){ -INFINITY, 0 };
+            for (size_t page = 0; page < 2; page++)
+                (o ? variant : ref)->attend_int8(output(&acc, o), a, q, q_units, n, k + page * d4 * 64, units + page * 128,
+                                                 v + page * d * 64, units + page * 128 + 64, d, page ? 0 : first,
+                                                 page ? 64 : end);
+        }
+        outputs_check(&acc, "attend_int8", shape);
+        outputs_check(&state, "attend_int8", "state");
+    }
+}
+
+static void check_to_f16(void)
+{
+    for (size_t i = 0; i < 200; i++) {
+        size_t n = odd_length(i);
+        cleanup(freep) float *x = random_floats(n, i % N_KINDS);
+        struct outputs o = outputs_new(n * sizeof(uint16_t));
+
+        ref->to_f16(output(&o, 0), x, n);
+        variant->to_f16(output(&o, 1), x, n);
+        outputs_check(&o, "to_f16", "");
+    }
+}
+
 /* ---- bench ------------------------------------------------------------------------------------------------------ */
 
 #define BENCH_COLS 2560
@@ -403,6 +486,21 @@ static void bench_softmax(const struct kernels *k, struct bench *b) { k->softmax
 static void bench_relu2(const struct kernels *k, struct bench *b) { k->relu2_mul(b->out, b->x, b->single, BENCH_COLS); }
 static void bench_silu(const struct kernels *k, struct bench *b) { k->silu_mul(b->out, b->x, b->single, BENCH_COLS); }
 
+/* A page for four queries of 128, as the 2B model has them; what q8_0 points to serves as integers. */
+static void bench_attend_f16(const struct kernels *k, struct bench *b)
+{
+    struct attend a[4] = { { -INFINITY, 0 }, { -INFINITY, 0 }, { -INFINITY, 0 }, { -INFINITY, 0 } };
+
+    k->attend_f16(b->out, a, b->x, 4, b->half, b->half + 8192, 128, 0, ATTEND_TOKENS);
+}
+static void bench_attend_int8(const struct kernels *k, struct bench *b)
+{
+    struct attend a[4] = { { -INFINITY, 0 }, { -INFINITY, 0 }, { -INFINITY, 0 }, { -INFINITY, 0 } };
+    static const float units[ATTEND_TOKENS] = { [0 ... ATTEND_TOKENS - 1] = 1e-3f };
+
+    k->attend_int8(b->out, a, b->q, units, 4, b->q, units, b->q + 8192, units, 128, 0, ATTEND_TOKENS);
+}
+
 static const struct { const char *name; void (*run)(const struct kernels *, struct bench *); } benches[] = {
     { "ternary_matmul n=1", bench_ternary_1 }, { "ternary_matmul n=8", bench_ternary_8 },
     { "sixbit_matmul n=2", bench_sixbit },     { "exp_sums", bench_exp_sums },
@@ -411,6 +509,7 @@ static const struct { const char *name; void (*run)(const struct kernels *, stru
     { "matmul_f16", bench_f16 },               { "matmul_q8_0", bench_q8_0 },
     { "matmul_f32", bench_f32 },               { "softmax", bench_softmax },
     { "relu2_mul", bench_relu2 },              { "silu_mul", bench_silu },
+    { "attend_f16", bench_attend_f16 },        { "attend_int8", bench_attend_int8 },
 };
 
 /* The best of five, each long enough to be seen; nanoseconds a call. */
@@ -491,6 +590,9 @@ int main(int argc, char **argv)
         check_exp_sums();
         check_softmax();
         check_activations();
+        check_attend_floats();
+        check_attend_int8();
+        check_to_f16();
         if (want_bench)
             bench();
     }

@@ -83,6 +83,7 @@ static float *logits_of(const char *name, size_t *ret_n)
     struct forward_row rows[N_TOKENS];
     struct forward *forward = NULL;
     struct session *session = NULL;
+    struct kv_pool *kv = NULL;
     struct model *model = NULL;
     struct pool *pool = NULL;
     struct err err = {0};
@@ -91,7 +92,8 @@ static float *logits_of(const char *name, size_t *ret_n)
     cr_assert_eq(model_open(&model, path_of(name), NULL, &err), 0, "%s: %s", name, err.msg);
     cr_assert_eq(pool_new(&pool, 1), 0);
     cr_assert_eq(forward_new(&forward, model, pool, N_TOKENS, &err), 0);
-    cr_assert_eq(session_new(&session, model, 0), 0);
+    cr_assert_eq(kv_pool_new(&kv, model, KV_F32, 0, &err), 0);
+    cr_assert_eq(session_new(&session, kv, 0), 0);
     logits = calloc(model->n_vocab, sizeof(*logits));
     for (int i = 0; i < N_TOKENS; i++)
         rows[i] = (struct forward_row){ .session = session, .token = 31 * i + 5,
@@ -99,6 +101,7 @@ static float *logits_of(const char *name, size_t *ret_n)
     cr_assert_eq(forward_run(forward, rows, N_TOKENS), 0);
     *ret_n = model->n_vocab;
     session_free(session);
+    kv_pool_free(kv);
     forward_free(forward);
     pool_free(pool);
     model_free(model);

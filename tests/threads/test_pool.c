@@ -61,15 +61,18 @@ static int check_forward(void)
         struct forward_row rows[24];
         struct forward *f;
         struct session *s;
+        struct kv_pool *kv;
         struct pool *p;
 
-        if (pool_new(&p, i ? 4 : 1) < 0 || forward_new(&f, m, p, 24, NULL) < 0 || session_new(&s, m, 0) < 0)
+        if (pool_new(&p, i ? 4 : 1) < 0 || forward_new(&f, m, p, 24, NULL) < 0 ||
+            kv_pool_new(&kv, m, KV_INT8, 0, NULL) < 0 || session_new(&s, kv, 0) < 0)
             return 1;
         for (int32_t k = 0; k < 24; k++)
             rows[k] = (struct forward_row){ .session = s, .token = k * 11, .logits = k == 23 ? logits[i] : NULL };
         if (forward_run(f, rows, 24) < 0)
             return 1;
         session_free(s);
+        kv_pool_free(kv);
         forward_free(f);
         pool_free(p);
     }
