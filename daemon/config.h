@@ -39,6 +39,7 @@ struct config {
         unsigned i2s_layout;       /* 0 auto, then a, b, c */
         unsigned activation;       /* enum ffn_act */
         bool weight_only;
+        unsigned kv;               /* enum kv_type */
     } engine;
     struct { bool required; struct api_key keys[CONFIG_MAX_KEYS]; size_t n_keys; } auth;
     struct { int level; } log;

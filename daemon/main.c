@@ -426,6 +426,7 @@ static int engine_main(const struct arguments *args)
     e.i2s_layout = "aabc"[c->engine.i2s_layout];
     e.activation = (enum ffn_act)c->engine.activation;
     e.weight_only = c->engine.weight_only;
+    e.kv = (enum kv_type)c->engine.kv;
     r = engine_worker_main(args->fd, &e);
     config_unref(c);
     return r;

@@ -14,6 +14,7 @@ static const char *const label_words[] = {"public", "internal", "private", "secr
 static const char *const priority_words[] = {"interactive", "batch", NULL};
 static const char *const fault_words[] = {"refuse", "local", NULL};
 static const char *const layout_words[] = {"auto", "a", "b", "c", NULL};
+static const char *const kv_words[] = {"f16", "int8", "f32", NULL};
 static const char *const activation_words[] = {"auto", "relu2", "silu", "gelu", NULL};
 static const char *const dialect_words[] = {"openai", "anthropic", NULL};   /* enum upstream_dialect */
 static const char *const level_words[] = {"error", "warning", "notice", "info", "debug", NULL};
@@ -78,6 +79,8 @@ const struct config_option options[] = {
     {"engine", "sessions", CONFIG(engine.sessions), .type = OPTION_UINT, .standard = "16", .min = 1, .max = 64,
      .about = "Local answers generated side by side. Each costs memory for what it has read and said; together they are "
               "faster than one after the other."},
+    {"engine", "kv", CONFIG(engine.kv), .type = OPTION_ENUM, .names = kv_words, .standard = "f16",
+     .about = "What the keys and values of a conversation are kept as: f16, int8 in half the memory, or f32 in twice."},
     {"engine", "queue", CONFIG(engine.queue), .type = OPTION_UINT, .standard = "256", .max = 4096,
      .about = "Local requests that may wait for a session; more get 503 or go to an allowed cloud."},
     {"engine", "queue_client", CONFIG(engine.queue_client), .type = OPTION_UINT, .standard = "128", .max = 4096,

@@ -217,6 +217,7 @@ const struct verb perplexity_verb = {
     .name = "perplexity", .arguments = "[OPTIONS] FILE TEXT", .summary = "Measure how well a model foretells a text",
     .help = "Documents in TEXT are set apart by <|endoftext|>.\n"
             "\n  --context N     windows of at most N tokens (default: the model's context)\n"
+            "  --kv TYPE       keep keys and values as f32, f16 or int8 (default: f32)\n"
             "  --threads N     (default: one a processor)\n"
             "  --weight-only   do not quantise activations\n",
     .run = perplexity_run,

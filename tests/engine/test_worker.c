@@ -70,6 +70,7 @@ Test(worker, evaluation, .timeout = 120)
     }
     cfg.model_data = read_file(cfg.model_path, &cfg.model_bytes);
     cfg.model_path = NULL;
+    cfg.kv = KV_F32;
     e = engine_start(&cfg);
     expect_ready(&e);
     for (char *s = strtok((char *)items, "\n"); s; s = strtok(NULL, "\n"), line++) {
