@@ -73,7 +73,7 @@ static int feed(const struct engine *e, struct session *s, size_t from, size_t t
         size_t n = 0;
 
         for (; n < batch && from < to; n++, from++)
-            rows[n] = (struct forward_row){ s, token_at(e, from), from + 1 == to ? logits : NULL };
+            rows[n] = (struct forward_row){ .session = s, .token = token_at(e, from), .logits = from + 1 == to ? logits : NULL };
         r = forward_run(e->forward, rows, n);
     }
     return r;
@@ -216,8 +216,8 @@ Test(session, no_room)
     cr_assert_eq(feed(&e, b, 0, 3, 3, got), 0);
     cr_expect_eq(feed(&e, c, 0, 1, 1, got), -ENOBUFS);
     cr_expect_eq(c->n, 0);
-    rows[0] = (struct forward_row){ b, 1, NULL };
-    rows[1] = (struct forward_row){ a, 1, NULL };
+    rows[0] = (struct forward_row){ .session = b, .token = 1 };
+    rows[1] = (struct forward_row){ .session = a, .token = 1 };
     cr_expect_eq(forward_run(e.forward, rows, 2), -ENOBUFS);
     cr_expect(a->n == ATTEND_TOKENS && b->n == 3);
     /* A shared page that is not full needs one of its own to go on. */
