@@ -89,6 +89,10 @@ static void preflight_run(struct exchange *x)
 
 static const struct path paths[] = {
     {"POST", "/v1/chat/completions", .run = exchange_chat, .dialect = &openai_chat},
+    {"POST", "/v1/completions", .run = exchange_chat, .dialect = &openai_completions},
+    {"POST", "/v1/embeddings", .run = exchange_chat, .dialect = &openai_embeddings},
+    {"POST", "/tokenize", .run = exchange_chat, .dialect = &openai_tokenize},
+    {"POST", "/detokenize", .run = exchange_chat, .dialect = &openai_detokenize},
     {"POST", "/v1/responses", .run = exchange_chat, .dialect = &openai_responses},
     {"POST", "/v1/messages", .run = exchange_chat, .dialect = &anthropic_messages},
     {"POST", "/api/chat", .run = exchange_chat, .dialect = &ollama_chat},

@@ -147,7 +147,8 @@ struct dialect {
     json_t *(*answer)(struct exchange *x, const struct request_result *res);
     json_t *(*error)(const struct request_error *e);
 };
-extern const struct dialect openai_chat, openai_responses, anthropic_messages, ollama_chat, ollama_generate;
+extern const struct dialect openai_chat, openai_responses, openai_completions, openai_embeddings, openai_tokenize,
+    openai_detokenize, anthropic_messages, ollama_chat, ollama_generate;
 json_t *openai_error(const struct request_error *e);           /* also the shape of tern's own paths */
 
 struct path {

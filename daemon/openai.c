@@ -84,6 +84,13 @@ void openai_cost(struct exchange *x, const struct request_result *res)
     exchange_write(x, line, strlen(line));
 }
 
+void openai_done(struct exchange *x)
+{
+    static const char done[] = "data: [DONE]\n\n";
+
+    exchange_write(x, done, strlen(done));
+}
+
 void openai_fail(struct exchange *x, const struct request_error *e)
 {
     openai_event(x, NULL, openai_error(e));

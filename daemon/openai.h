@@ -5,6 +5,7 @@
 #include "daemon/http.h"
 
 #define OPENAI_STREAM "text/event-stream; charset=utf-8"
+#define OPENAI_FINGERPRINT "tern-" TERN_VERSION
 #define OPENAI_PING ": ping\n\n"
 
 /* A 400 in *e; strings static or of the exchange's arena. Always -EINVAL. */
@@ -22,5 +23,6 @@ int openai_chat_request(struct exchange *x, const json_t *body, struct chat_requ
 void openai_event(struct exchange *x, const char *name, json_t *data);
 /* The last words of a stream: what a cloud's answer cost, as a comment, since the headers were out before it was known. */
 void openai_cost(struct exchange *x, const struct request_result *res);
+void openai_done(struct exchange *x);                        /* "[DONE]" */
 void openai_fail(struct exchange *x, const struct request_error *e);
 json_t *openai_usage(const struct request_result *res);      /* prompt_tokens, completion_tokens, … */

@@ -4,8 +4,6 @@
 #include <string.h>
 #include "daemon/openai.h"
 
-#define FINGERPRINT "tern-" TERN_VERSION
-
 static int parse(struct exchange *x, const json_t *body, struct chat_request **ret, struct request_error *e)
 {
     static const char *const unsupported[] = {
@@ -34,7 +32,7 @@ static json_t *envelope(const struct exchange *x, const char *object, json_t *ch
     snprintf(id, sizeof(id), "chatcmpl-%s", x->id);
     return json_pack("{s:s, s:s, s:I, s:s, s:s, s:o}", "id", id, "object", object,
                      "created", (json_int_t)x->meta.created_sec, "model", x->meta.model ? x->meta.model : "",
-                     "system_fingerprint", FINGERPRINT, "choices", choices);
+                     "system_fingerprint", OPENAI_FINGERPRINT, "choices", choices);
 }
 
 static json_t *answer(struct exchange *x, const struct request_result *res)
@@ -90,7 +88,6 @@ static void delta(struct exchange *x, const struct request_delta *d)
 
 static void end(struct exchange *x, const struct request_result *res)
 {
-    static const char done[] = "data: [DONE]\n\n";
     json_t *data;
 
     chunk(x, json_object(), json_null(), res->finish);
@@ -100,7 +97,7 @@ static void end(struct exchange *x, const struct request_result *res)
         openai_event(x, NULL, data);
     }
     openai_cost(x, res);
-    exchange_write(x, done, strlen(done));
+    openai_done(x);
 }
 
 const struct dialect openai_chat = {

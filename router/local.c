@@ -327,11 +327,12 @@ static int on_result(struct request *q, const struct frame *f)
         return -EPROTO;
     if (!q)
         return 0;
-    attempt_finish(q, "stop");
     if (f->type == ENGINE_TEXT)
         attempt_text(q, (const char *)f->data, f->len, NULL);
     else if (buf_append(&q->answer.result, f->data + head, f->len - head) < 0)
         run_fail(q, "no-memory", "out_of_memory", "out of memory; try again");
+    if (q->attempt.state == ATTEMPT_RUNNING)
+        attempt_finish(q, "stop");
     q->answer.tokens_in = f->type == ENGINE_TOKENS ? f->len / (uint32_t)sizeof(int32_t) : e.n_tokens;
     q->answer.n_vectors = e.n;
     q->answer.width = e.width;
