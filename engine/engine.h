@@ -44,6 +44,8 @@ int engine_template_check(const char *text, struct err *err);
  * in words, such as "response_format.json_schema.schema". 0, -ENOMEM, or -EINVAL with *err naming path and keyword. Its
  * time is bounded, whatever the schema: at most some tens of milliseconds. */
 int engine_schema_check(const json_t *schema, const char *path, struct err *err);
+/* The same for a whole request: its format, and its tools unless they may not be called. */
+int engine_answer_check(const struct chat_request *r, struct err *err);
 
 enum engine_frame {
     /* to the worker */

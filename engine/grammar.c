@@ -555,13 +555,13 @@ static bool frames_same(const struct outer *a, const struct outer *b)
 
 bool thread_same(const struct thread *a, const struct thread *b)
 {
-    return a->top.node == b->top.node && a->top.at == b->top.at && a->top.state == b->top.state &&
+    return a->root == b->root && a->top.node == b->top.node && a->top.at == b->top.at && a->top.state == b->top.state &&
            frames_same(a->up, b->up);
 }
 
 static void thread_push(struct reading *r, struct spot top, const struct outer *up)
 {
-    struct thread t = { top, up };
+    struct thread t = { top, up, r->root };
 
     if (r->n_threads == r->max_threads || r->n_threads - r->base == GRAMMAR_THREADS)
         return;
@@ -589,6 +589,8 @@ static void enter_one(struct reading *r, uint32_t node, const struct outer *up)
 
     if (!fits(r->grammar, node, up))
         return;
+    if (!up)
+        r->root = node;
     switch (n->kind) {
     case NODE_TEXT:
         thread_push(r, text_spot(n->text.lo, n->text.hi, 0), up);
@@ -736,6 +738,7 @@ static void step(struct reading *r, struct thread t, uint8_t byte)
 
     if (t.top.node == DONE)
         return;
+    r->root = t.root;
     o = spot_step(g, &next, byte);
     if (o == GOES_ON)
         thread_push(r, next, t.up);

@@ -100,7 +100,7 @@ int grammar_finish(struct grammar *g, size_t root, const struct lexicon *prices,
  * Frames are constant; whoever makes them says where they live. */
 struct spot { uint32_t node, at; uint64_t state; };
 struct outer { struct spot spot; const struct outer *up; uint32_t price; uint16_t depth; bool kept; };
-struct thread { struct spot top; const struct outer *up; };
+struct thread { struct spot top; const struct outer *up; uint32_t root; };      /* root: which node all of it is */
 /* Threads and frames of one reading, as two stacks: what is made later is dropped first. Full: no more are added, which
  * narrows what may be written and never breaks it. */
 struct reading {
@@ -109,6 +109,7 @@ struct reading {
     struct outer *frames;
     size_t n_threads, max_threads, n_frames, max_frames;
     size_t base;              /* where those that are being made begin */
+    uint32_t root;            /* and theirs */
 };
 void grammar_begin(struct reading *r);                            /* push the threads of an answer's beginning */
 /* Push what threads[first..last) become by a byte. */

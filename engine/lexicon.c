@@ -7,6 +7,8 @@
 #include "engine/grammar.h"
 #include "engine/lexicon.h"
 
+#define MAX_PIECE 256             /* longer tokens are never among the allowed */
+
 struct piece { const char *s; size_t len; int32_t id; };
 
 static int piece_order(const void *a, const void *b)
@@ -108,7 +110,7 @@ static int build(struct lexicon *l, struct piece *pieces, struct err *err)
         size_t len;
         const char *s = tokenizer_piece(l->tokenizer, (int32_t)i, &len);
 
-        if (!len || tokenizer_is_end(l->tokenizer, (int32_t)i))
+        if (!len || len > MAX_PIECE || tokenizer_is_end(l->tokenizer, (int32_t)i))
             continue;
         pieces[n++] = (struct piece){ s, len, (int32_t)i };
         l->longest = MAX(l->longest, len);

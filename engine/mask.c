@@ -275,8 +275,8 @@ const uint64_t *mask_allowed(struct mask *m, size_t budget)
 
 /* ---- accepting ---- */
 
-/* Add the threads that one becomes by the bytes; when there are too many, the cheapest stay. */
-static int advance(struct mask *m, const struct thread *t, const char *s, size_t len, struct thread *out, size_t *n)
+/* What a thread becomes by the bytes: the reading's threads from *ret_first up to what is returned. */
+static size_t read_bytes(struct mask *m, const struct thread *t, const char *s, size_t len, size_t *ret_first)
 {
     struct reading *r = &m->reading;
     size_t first = 0, last = 1;
@@ -289,15 +289,25 @@ static int advance(struct mask *m, const struct thread *t, const char *s, size_t
         first = last;
         last = r->n_threads;
     }
+    *ret_first = first;
+    return last;
+}
+
+/* Add the threads that one becomes by the bytes; when there are too many, the cheapest stay. */
+static int advance(struct mask *m, const struct thread *t, const char *s, size_t len, struct thread *out, size_t *n)
+{
+    size_t first, last = read_bytes(m, t, s, len, &first);
+
     for (; first < last; first++) {
-        struct thread next = r->threads[first];
+        struct thread next = m->reading.threads[first];
         size_t at = *n, i;
         int k = keep_frame(&m->keep, next.up, &next.up);
 
         if (k < 0)
             return k;
-        for (i = 0; i < *n && !(out[i].up == next.up && spot_same(&out[i].top, &next.top)); i++)
-            ;
+        for (i = 0; i < *n; i++)
+            if (out[i].up == next.up && out[i].root == next.root && spot_same(&out[i].top, &next.top))
+                break;
         if (i < *n)
             continue;
         if (*n == GRAMMAR_THREADS)
@@ -329,9 +339,22 @@ int mask_accept(struct mask *m, const char *s, size_t len)
     return m->keep.n > MAX_KEPT ? keep_sweep(m) : 0;
 }
 
+bool mask_reads(struct mask *m, const char *s, size_t len)
+{
+    for (size_t i = 0; i < m->n; i++) {
+        size_t first;
+        if (read_bytes(m, &m->threads[i], s, len, &first) > first)
+            return true;
+    }
+    return false;
+}
+
 bool mask_whole(const struct mask *m)
 {
-    return m->n == 1 && thread_must_end(&m->threads[0]);
+    for (size_t i = 0; i < m->n; i++)
+        if (!thread_must_end(&m->threads[i]))
+            return false;
+    return true;
 }
 
 bool mask_may_end(const struct mask *m)
@@ -342,19 +365,15 @@ bool mask_may_end(const struct mask *m)
     return false;
 }
 
-void mask_outermost(const struct mask *m, uint32_t lo, uint32_t hi, bool *ret_any, bool *ret_all)
+void mask_roots(const struct mask *m, uint32_t lo, uint32_t hi, bool *ret_any, bool *ret_all)
 {
     *ret_any = false;
     *ret_all = true;
-    for (size_t i = 0; i < m->n; i++) {
-        uint32_t node = m->threads[i].top.node;
-        for (const struct outer *f = m->threads[i].up; f; f = f->up)
-            node = f->spot.node;
-        if (node >= lo && node < hi)
+    for (size_t i = 0; i < m->n; i++)
+        if (m->threads[i].root >= lo && m->threads[i].root < hi)
             *ret_any = true;
         else
             *ret_all = false;
-    }
 }
 
 /* ---- start and end ---- */

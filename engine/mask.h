@@ -15,7 +15,8 @@ static inline void mask_freep(struct mask **m) { mask_free(*m); }
 const uint64_t *mask_allowed(struct mask *m, size_t budget);
 /* The bytes that were chosen. 0; -EINVAL: they are not allowed, and nothing changed; -ENOMEM. */
 int mask_accept(struct mask *m, const char *s, size_t len);
+bool mask_reads(struct mask *m, const char *s, size_t len);      /* would they be accepted? */
 bool mask_whole(const struct mask *m);               /* nothing can follow */
 bool mask_may_end(const struct mask *m);
-/* How the answer may still be read: does any reading, and does every one, stand in nodes from lo to below hi outermost? */
-void mask_outermost(const struct mask *m, uint32_t lo, uint32_t hi, bool *ret_any, bool *ret_all);
+/* Is any reading, and is every one, of a node from lo to below hi? Of the grammar's alternatives, that is. */
+void mask_roots(const struct mask *m, uint32_t lo, uint32_t hi, bool *ret_any, bool *ret_all);
