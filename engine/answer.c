@@ -266,6 +266,11 @@ int answer_flush(struct answer *a, struct buf *text, enum answer_channel *ret)
     return r < 0 ? r : show(a, text, ret);
 }
 
+uint32_t answer_stop(const struct answer *a)
+{
+    return a->gate.stopped ? (uint32_t)a->gate.met + 1 : 0;
+}
+
 enum engine_finish answer_finish(const struct answer *a, bool whole)
 {
     if (a->bound)

@@ -32,5 +32,6 @@ int answer_allowed(struct answer *a, size_t budget, const uint64_t **ret);
 int answer_push(struct answer *a, int32_t token, struct buf *text, enum answer_channel *ret);
 /* It ends here; append what was held back. 0 or -ENOMEM. */
 int answer_flush(struct answer *a, struct buf *text, enum answer_channel *ret);
+uint32_t answer_stop(const struct answer *a);     /* as struct engine_end has it */
 /* How it ended: `whole` false when it was cut off. */
 enum engine_finish answer_finish(const struct answer *a, bool whole);

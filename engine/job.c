@@ -13,7 +13,7 @@ void job_clear(struct job *j)
 {
     chat_request_free(j->request);
     sampler_free(j->sampler);
-    textgate_done(&j->gate);
+    answer_free(j->answer);
     tokens_done(&j->prompt);
     *j = (struct job){ .session = j->session, .logits = j->logits };
 }
@@ -23,7 +23,7 @@ int job_end(struct worker *w, struct job *j, enum engine_finish finish)
     uint64_t now = clock_usec(), prompt = j->prompt_usec ? j->prompt_usec : now, id = j->id;
     struct engine_end end = {
         .finish = finish, .n_prompt = (uint32_t)j->prompt.len, .n_tokens = (uint32_t)j->n_tokens,
-        .stop = j->gate.stopped ? (uint32_t)j->gate.met + 1 : 0, .prefill_usec = prompt - j->start_usec,
+        .stop = j->answer ? answer_stop(j->answer) : 0, .prefill_usec = prompt - j->start_usec,
         .decode_usec = now - prompt,
     };
 
@@ -32,16 +32,24 @@ int job_end(struct worker *w, struct job *j, enum engine_finish finish)
     return worker_send(w, ENGINE_END, id, &end, sizeof(end));
 }
 
+int job_allow(struct job *j)
+{
+    return j->held = answer_allowed(j->answer, j->max_tokens - j->n_tokens, &j->allowed);
+}
+
 int job_token(struct worker *w, struct job *j)
 {
     const struct tokenizer *tokenizer = w->model->tokenizer;
     struct engine_token t = { 0 };
     enum engine_finish finish = FINISH_ERROR;
+    enum answer_channel channel = ANSWER_TEXT;
     bool last = true;
     size_t len;
     int r;
 
-    sampler_pick(j->sampler, j->logits, NULL, &t);
+    if (j->held < 0)
+        return job_end(w, j, FINISH_ERROR);
+    sampler_pick(j->sampler, j->logits, j->allowed, &t);
     j->token = (int32_t)t.id;
     j->n_tokens++;
     t.piece = tokenizer_piece(tokenizer, j->token, &len);
@@ -53,18 +61,19 @@ int job_token(struct worker *w, struct job *j)
 
     buf_clear(&w->text);
     if (tokenizer_is_end(tokenizer, j->token)) {
-        finish = FINISH_STOP;
         t.piece_len = 0;
-        r = textgate_flush(&j->gate, &w->text);
+        r = answer_flush(j->answer, &w->text, &channel);
+        finish = answer_finish(j->answer, true);
     } else {
-        r = textgate_push(&j->gate, t.piece, t.piece_len, &w->text);
+        r = answer_push(j->answer, j->token, &w->text, &channel);
         last = r != 0 || j->n_tokens == j->max_tokens;
-        finish = r > 0 ? FINISH_STOP : FINISH_LENGTH;
+        finish = answer_finish(j->answer, r > 0);
         if (r == 0 && last)
-            r = textgate_flush(&j->gate, &w->text);
+            r = answer_flush(j->answer, &w->text, &channel);
     }
     t.text = (const char *)w->text.data;
     t.text_len = (uint32_t)w->text.len;
+    t.channel = channel;
     buf_clear(&w->frame);
     if (r < 0 || engine_token_encode(&w->frame, &t) < 0)
         return job_end(w, j, FINISH_ERROR);
@@ -87,9 +96,14 @@ int job_prompted(struct worker *w, struct job *j)
 
 void job_prompt(const struct worker *w, const struct chat_request *request, struct tokens *ret, struct refusal *why)
 {
-    size_t bytes = chat_content_bytes(request->messages);
+    cleanup(json_decrefp) json_t *messages = tools_messages(request);
+    size_t bytes = chat_content_bytes(messages);
     int r;
 
+    if (!messages) {
+        refusal_set(why, -ENOMEM);
+        return;
+    }
     /* What cannot fit, however its bytes are cut, need not be cut to know it. */
     if (bytes / w->longest_piece >= w->n_ctx) {
         why->code = ENGINE_E_CONTEXT;
@@ -97,7 +111,7 @@ void job_prompt(const struct worker *w, const struct chat_request *request, stru
                 bytes, bytes / w->longest_piece, w->n_ctx);
         return;
     }
-    r = template_render(w->model->template, w->model->tokenizer, request->messages, ret, &why->err);
+    r = template_render(w->model->template, w->model->tokenizer, messages, ret, &why->err);
     if (r < 0)
         refusal_set(why, r);
     else if (!ret->len)
@@ -148,6 +162,8 @@ static void fill(struct worker *w, struct job *j, const struct frame *f, struct 
     }
     params = &j->request->params;
     r = sampler_new(&j->sampler, params, w->model->n_vocab);
+    if (r == 0)
+        r = answer_new(&j->answer, j->request, w->lexicon, &why->err);
     if (r < 0) {
         refusal_set(why, r);
         return;
@@ -157,7 +173,6 @@ static void fill(struct worker *w, struct job *j, const struct frame *f, struct 
         j->max_tokens = MIN(j->max_tokens, (size_t)params->max_tokens);
     else if (w->cfg->max_tokens)
         j->max_tokens = MIN(j->max_tokens, w->cfg->max_tokens);
-    textgate_init(&j->gate, params->stop, params->n_stop);
     session_reset(j->session, 0);
 }
 

@@ -101,7 +101,7 @@ static int sets_build(struct lexicon *l, const struct piece *pieces, size_t n)
     return 0;
 }
 
-static int build(struct lexicon *l, struct piece *pieces, struct err *err)
+static int build(struct lexicon *l, struct piece *pieces)
 {
     size_t n = 0, n_quoted = 0;
     int r;
@@ -126,15 +126,15 @@ static int build(struct lexicon *l, struct piece *pieces, struct err *err)
         if (memchr(pieces[i].s, '"', pieces[i].len))
             pieces[n_quoted++] = pieces[i];
     r = branches_build(&l->quoted, pieces, n_quoted, l->same);
-    for (char c = ' '; c < 0x7f && r == 0; c++) {
+    l->ascii = r == 0;
+    for (char c = ' '; c < 0x7f && l->ascii; c++) {
         uint32_t price;
-        if (!lexicon_price(l, &c, 1, &price))
-            r = err_set(err, -EINVAL, "this model's vocabulary has no token for character %d alone", c);
+        l->ascii = lexicon_price(l, &c, 1, &price);
     }
     return r;
 }
 
-int lexicon_new(struct lexicon **ret, const struct tokenizer *t, struct err *err)
+int lexicon_new(struct lexicon **ret, const struct tokenizer *t)
 {
     cleanup(lexicon_freep) struct lexicon *l = calloc(1, sizeof(*l));
     cleanup(freep) struct piece *pieces = calloc(tokenizer_size(t), sizeof(*pieces));
@@ -146,7 +146,7 @@ int lexicon_new(struct lexicon **ret, const struct tokenizer *t, struct err *err
     l->n = tokenizer_size(t);
     l->words = (l->n + 63) / 64;
     l->same = calloc(l->n, sizeof(*l->same));
-    r = l->same ? build(l, pieces, err) : -ENOMEM;
+    r = l->same ? build(l, pieces) : -ENOMEM;
     if (r == 0)
         *ret = TAKE(l);
     return r;

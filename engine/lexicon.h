@@ -11,6 +11,7 @@ struct branches { struct branch *b; size_t n; };
 #define LEXICON_CHARACTERS 64
 struct lexicon {
     const struct tokenizer *tokenizer;
+    bool ascii;                       /* every character of ASCII has a token of its own */
     size_t n, words, longest;         /* tokens; 64-bit words of a set of them; bytes of the longest */
     struct branches all, quoted;      /* every token; those with a quotation mark in them */
     int32_t *same;                    /* (n): the next token of the same bytes, or -1 */
@@ -20,8 +21,7 @@ struct lexicon {
     int32_t *braces;                  /* tokens whose first byte that is no blank is a brace, up to -1 */
     uint64_t *brace_set;              /* (words): the same */
 };
-/* Borrows the tokenizer. 0, -ENOMEM, or -EINVAL with *err: a vocabulary that cannot write every character of ASCII. */
-int lexicon_new(struct lexicon **ret, const struct tokenizer *t, struct err *err);
+int lexicon_new(struct lexicon **ret, const struct tokenizer *t);      /* borrows the tokenizer; 0 or -ENOMEM */
 void lexicon_free(struct lexicon *l);
 static inline void lexicon_freep(struct lexicon **l) { lexicon_free(*l); }
 /* How many tokens s + i takes at least, for every i < len. False: some byte is in no token. */

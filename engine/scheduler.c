@@ -34,9 +34,11 @@ static int run_jobs(struct worker *w)
     int failed, r = 0;
 
     for (struct job *j = w->jobs; j < w->jobs + w->n_jobs; j++)
-        if (is_generating(j))
+        if (is_generating(j)) {
+            job_allow(j);
             w->rows[n++] = (struct forward_row){ .session = j->session, .token = j->token, .logits = j->logits,
-                                                    .leading = sampler_leading(j->sampler) };
+                                                    .leading = sampler_leading(j->sampler), .allowed = j->allowed };
+        }
     if (prefill) {
         chunk = MIN(PREFILL_ROWS, prefill->prompt.len - prefill->n_fed);
         for (size_t i = 0; i < chunk; i++)
@@ -45,6 +47,8 @@ static int run_jobs(struct worker *w)
         if (prefill->n_fed == prefill->prompt.len) {
             w->rows[n - 1].logits = prefill->logits;
             w->rows[n - 1].leading = sampler_leading(prefill->sampler);
+            job_allow(prefill);
+            w->rows[n - 1].allowed = prefill->allowed;
         }
     }
     failed = forward_run(w->forward, w->rows, n);

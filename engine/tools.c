@@ -296,6 +296,8 @@ int tools_init(struct tools *t, const struct chat_request *r, const struct lexic
     *t = (struct tools){ 0 };
     if (!has_tools(r) && r->format.type == CHAT_FORMAT_TEXT)
         return 0;
+    if (prices && !prices->ascii)
+        return err_set(err, -EINVAL, "this model's vocabulary cannot write JSON");
     x = calls ? grammar_new(&t->grammar) : -ENOMEM;
     if (x == 0)
         x = build(t, r, calls, prices, err);

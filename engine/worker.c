@@ -162,6 +162,9 @@ static int load(struct worker *w, struct err *err)
     if (r < 0)
         return r;
     w->n_ctx = cfg->context ? MIN(cfg->context, w->model->n_ctx) : w->model->n_ctx;
+    r = lexicon_new(&w->lexicon, w->model->tokenizer);
+    if (r < 0)
+        return r;
     w->longest_piece = 4;             /* a character the vocabulary has no token for is one unknown token */
     for (size_t i = 0, len; i < tokenizer_size(w->model->tokenizer); i++) {
         tokenizer_piece(w->model->tokenizer, (int32_t)i, &len);
@@ -192,6 +195,7 @@ static void worker_done(struct worker *w)
 {
     scheduler_done(w);
     pool_free(w->pool);
+    lexicon_free(w->lexicon);
     model_free(w->model);
     buf_done(&w->text);
     buf_done(&w->frame);

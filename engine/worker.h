@@ -8,6 +8,7 @@
  * All of it belongs to the decode thread. */
 #pragma once
 
+#include "engine/answer.h"
 #include "engine/internal.h"
 
 /* One request being answered; a slot with its session and room for logits, used again and again. */
@@ -17,7 +18,9 @@ struct job {
     struct session *session;
     float *logits;                    /* (n_vocab) */
     struct sampler *sampler;
-    struct textgate gate;
+    struct answer *answer;
+    const uint64_t *allowed;          /* what may come next, lent by the answer; NULL: all */
+    int held;                         /* as answer_allowed() says */
     struct tokens prompt;
     size_t n_fed;                     /* of the prompt */
     size_t n_tokens, max_tokens;      /* new ones */
@@ -42,6 +45,7 @@ struct worker {
     struct model *model;
     struct pool *pool;
     struct forward *forward;
+    struct lexicon *lexicon;
     size_t n_ctx, longest_piece;
     /* scheduler.c: */
     struct kv_pool *kv;
@@ -80,6 +84,9 @@ int job_end(struct worker *w, struct job *j, enum engine_finish finish);
 void job_prompt(const struct worker *w, const struct chat_request *request, struct tokens *ret, struct refusal *why);
 /* The prompt is through: tell, and choose the first token. */
 int job_prompted(struct worker *w, struct job *j);
+/* Work out what may come next, before the model is asked. 1: `allowed` is set; 0: all may; -EILSEQ: nothing may, which
+ * job_token() ends with. */
+int job_allow(struct job *j);
 /* Choose a token from the job's logits and send it; ends the job when that was its last. */
 int job_token(struct worker *w, struct job *j);
 
