@@ -13,7 +13,7 @@ void job_clear(struct job *j)
 {
     chat_request_free(j->request);
     sampler_free(j->sampler);
-    answer_free(j->answer);
+    reply_free(j->reply);
     tokens_done(&j->prompt);
     *j = (struct job){ .session = j->session, .logits = j->logits };
 }
@@ -23,7 +23,7 @@ int job_end(struct worker *w, struct job *j, enum engine_finish finish)
     uint64_t now = clock_usec(), prompt = j->prompt_usec ? j->prompt_usec : now, id = j->id;
     struct engine_end end = {
         .finish = finish, .n_prompt = (uint32_t)j->prompt.len, .n_tokens = (uint32_t)j->n_tokens,
-        .stop = j->answer ? answer_stop(j->answer) : 0, .prefill_usec = prompt - j->start_usec,
+        .stop = j->reply ? reply_stop(j->reply) : 0, .prefill_usec = prompt - j->start_usec,
         .decode_usec = now - prompt,
     };
 
@@ -34,7 +34,7 @@ int job_end(struct worker *w, struct job *j, enum engine_finish finish)
 
 int job_allow(struct job *j)
 {
-    return j->held = answer_allowed(j->answer, j->max_tokens - j->n_tokens, &j->allowed);
+    return j->held = reply_allowed(j->reply, j->max_tokens - j->n_tokens, &j->allowed);
 }
 
 int job_token(struct worker *w, struct job *j)
@@ -62,14 +62,14 @@ int job_token(struct worker *w, struct job *j)
     buf_clear(&w->text);
     if (tokenizer_is_end(tokenizer, j->token)) {
         t.piece_len = 0;
-        r = answer_flush(j->answer, &w->text, &channel);
-        finish = answer_finish(j->answer, true);
+        r = reply_flush(j->reply, &w->text, &channel);
+        finish = reply_finish(j->reply, true);
     } else {
-        r = answer_push(j->answer, j->token, &w->text, &channel);
+        r = reply_push(j->reply, j->token, &w->text, &channel);
         last = r != 0 || j->n_tokens == j->max_tokens;
-        finish = answer_finish(j->answer, r > 0);
+        finish = reply_finish(j->reply, r > 0);
         if (r == 0 && last)
-            r = answer_flush(j->answer, &w->text, &channel);
+            r = reply_flush(j->reply, &w->text, &channel);
     }
     t.text = (const char *)w->text.data;
     t.text_len = (uint32_t)w->text.len;
@@ -163,7 +163,7 @@ static void fill(struct worker *w, struct job *j, const struct frame *f, struct 
     params = &j->request->params;
     r = sampler_new(&j->sampler, params, w->model->n_vocab);
     if (r == 0)
-        r = answer_new(&j->answer, j->request, w->lexicon, &why->err);
+        r = reply_new(&j->reply, j->request, w->lexicon, &why->err);
     if (r < 0) {
         refusal_set(why, r);
         return;

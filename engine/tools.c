@@ -8,7 +8,7 @@
 #include <errno.h>
 #include <string.h>
 
-#include "engine/answer.h"
+#include "engine/reply.h"
 
 #define PREAMBLE_MAX (16u << 20)
 

@@ -8,7 +8,7 @@
  * All of it belongs to the decode thread. */
 #pragma once
 
-#include "engine/answer.h"
+#include "engine/reply.h"
 #include "engine/internal.h"
 
 /* One request being answered; a slot with its session and room for logits, used again and again. */
@@ -18,9 +18,9 @@ struct job {
     struct session *session;
     float *logits;                    /* (n_vocab) */
     struct sampler *sampler;
-    struct answer *answer;
+    struct reply *reply;
     const uint64_t *allowed;          /* what may come next, lent by the answer; NULL: all */
-    int held;                         /* as answer_allowed() says */
+    int held;                         /* as reply_allowed() says */
     struct tokens prompt;
     size_t n_fed;                     /* of the prompt */
     size_t n_tokens, max_tokens;      /* new ones */

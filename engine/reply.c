@@ -9,14 +9,14 @@
 #include <errno.h>
 #include <string.h>
 
-#include "engine/answer.h"
+#include "engine/reply.h"
 #include "engine/mask.h"
 
 #define HELD_MAX (64u << 20)
 
 static const char before_name[] = "{\"name\":\"", before_arguments[] = "\",\"arguments\":";
 
-struct answer {
+struct reply {
     const struct lexicon *lexicon;
     struct tools tools;
     struct mask *mask;                /* NULL: words only */
@@ -31,9 +31,9 @@ struct answer {
     bool in_string, escaped;
 };
 
-int answer_new(struct answer **ret, const struct chat_request *r, const struct lexicon *l, struct err *err)
+int reply_new(struct reply **ret, const struct chat_request *r, const struct lexicon *l, struct err *err)
 {
-    struct answer *a = calloc(1, sizeof(*a));
+    struct reply *a = calloc(1, sizeof(*a));
     int x;
 
     if (!a)
@@ -52,13 +52,13 @@ int answer_new(struct answer **ret, const struct chat_request *r, const struct l
         x = a->opening ? 0 : -ENOMEM;
     }
     if (x < 0)
-        answer_free(a);
+        reply_free(a);
     else
         *ret = a;
     return x;
 }
 
-void answer_free(struct answer *a)
+void reply_free(struct reply *a)
 {
     if (!a)
         return;
@@ -82,7 +82,7 @@ static const char *skip_blanks(const char *s, size_t *len)
 }
 
 /* All tokens but those that open what is no call. */
-static const uint64_t *opening(struct answer *a)
+static const uint64_t *opening(struct reply *a)
 {
     const struct lexicon *l = a->lexicon;
 
@@ -101,7 +101,7 @@ static const uint64_t *opening(struct answer *a)
     return a->opening;
 }
 
-int answer_allowed(struct answer *a, size_t budget, const uint64_t **ret)
+int reply_allowed(struct reply *a, size_t budget, const uint64_t **ret)
 {
     const uint64_t *set = NULL;
 
@@ -121,7 +121,7 @@ int answer_allowed(struct answer *a, size_t budget, const uint64_t **ret)
 /* ---- what is shown ---- */
 
 /* Skip what stands before a part as far as it is there. True: it is behind us. */
-static bool skip(struct answer *a, const char *text)
+static bool skip(struct reply *a, const char *text)
 {
     size_t n = MIN(strlen(text) - a->part_bytes, a->held.len);
 
@@ -135,7 +135,7 @@ static bool skip(struct answer *a, const char *text)
 }
 
 /* How many of the held bytes are the arguments': up to where the object that they are is closed. */
-static size_t arguments_len(struct answer *a)
+static size_t arguments_len(struct reply *a)
 {
     for (size_t i = 0; i < a->held.len; i++) {
         char c = (char)a->held.data[i];
@@ -155,7 +155,7 @@ static size_t arguments_len(struct answer *a)
     return a->held.len;
 }
 
-static int show_call(struct answer *a, struct buf *text, enum answer_channel *ret)
+static int show_call(struct reply *a, struct buf *text, enum answer_channel *ret)
 {
     const uint8_t *quote;
     size_t n;
@@ -188,7 +188,7 @@ static int show_call(struct answer *a, struct buf *text, enum answer_channel *re
     return r < 0 ? -ENOMEM : 0;
 }
 
-static int show(struct answer *a, struct buf *text, enum answer_channel *ret)
+static int show(struct reply *a, struct buf *text, enum answer_channel *ret)
 {
     int r;
 
@@ -205,7 +205,7 @@ static int show(struct answer *a, struct buf *text, enum answer_channel *ret)
 /* ---- what came ---- */
 
 /* Words or a call, by the answer's first byte; blanks before a call are not of it. */
-static int open_with(struct answer *a, const char *s, size_t len)
+static int open_with(struct reply *a, const char *s, size_t len)
 {
     s = skip_blanks(s, &len);
     if (!len)
@@ -223,7 +223,7 @@ static int open_with(struct answer *a, const char *s, size_t len)
 }
 
 /* Which readings of a call or a document are left. */
-static void decide(struct answer *a)
+static void decide(struct reply *a)
 {
     bool any, all;
 
@@ -234,7 +234,7 @@ static void decide(struct answer *a)
         a->kind = KIND_WORDS;
 }
 
-int answer_push(struct answer *a, int32_t token, struct buf *text, enum answer_channel *ret)
+int reply_push(struct reply *a, int32_t token, struct buf *text, enum answer_channel *ret)
 {
     size_t len;
     const char *s = tokenizer_piece(a->lexicon->tokenizer, token, &len);
@@ -256,7 +256,7 @@ int answer_push(struct answer *a, int32_t token, struct buf *text, enum answer_c
     return r < 0 ? r : stopped || (a->bound && mask_whole(a->mask) && !a->held.len);
 }
 
-int answer_flush(struct answer *a, struct buf *text, enum answer_channel *ret)
+int reply_flush(struct reply *a, struct buf *text, enum answer_channel *ret)
 {
     int r = textgate_flush(&a->gate, &a->held);
 
@@ -266,12 +266,12 @@ int answer_flush(struct answer *a, struct buf *text, enum answer_channel *ret)
     return r < 0 ? r : show(a, text, ret);
 }
 
-uint32_t answer_stop(const struct answer *a)
+uint32_t reply_stop(const struct reply *a)
 {
     return a->gate.stopped ? (uint32_t)a->gate.met + 1 : 0;
 }
 
-enum engine_finish answer_finish(const struct answer *a, bool whole)
+enum engine_finish reply_finish(const struct reply *a, bool whole)
 {
     if (a->bound)
         whole = mask_may_end(a->mask);

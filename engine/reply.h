@@ -19,19 +19,19 @@ struct tools {
 int tools_init(struct tools *t, const struct chat_request *r, const struct lexicon *prices, struct err *err);
 void tools_done(struct tools *t);
 
-/* ---- answer.c ---------------------------------------------------------------------------------------------------- */
-struct answer;
+/* ---- reply.c ---------------------------------------------------------------------------------------------------- */
+struct reply;
 /* Borrows the request and the lexicon. As tools_init(). */
-int answer_new(struct answer **ret, const struct chat_request *r, const struct lexicon *l, struct err *err);
-void answer_free(struct answer *a);
+int reply_new(struct reply **ret, const struct chat_request *r, const struct lexicon *l, struct err *err);
+void reply_free(struct reply *a);
 /* The tokens that may come next while `budget` are left, a set of l->words words that is good until the next call.
  * 1: *ret is set; 0: all may, *ret is NULL; -EILSEQ: none. */
-int answer_allowed(struct answer *a, size_t budget, const uint64_t **ret);
+int reply_allowed(struct reply *a, size_t budget, const uint64_t **ret);
 /* A token was chosen; append what it lets be shown to `text`, and tell what that is. 1: the answer is over, by a stop
  * string or because nothing can follow; 0: it is not; -ENOMEM; -EINVAL: the token was not allowed. */
-int answer_push(struct answer *a, int32_t token, struct buf *text, enum answer_channel *ret);
+int reply_push(struct reply *a, int32_t token, struct buf *text, enum answer_channel *ret);
 /* It ends here; append what was held back. 0 or -ENOMEM. */
-int answer_flush(struct answer *a, struct buf *text, enum answer_channel *ret);
-uint32_t answer_stop(const struct answer *a);     /* as struct engine_end has it */
+int reply_flush(struct reply *a, struct buf *text, enum answer_channel *ret);
+uint32_t reply_stop(const struct reply *a);     /* as struct engine_end has it */
 /* How it ended: `whole` false when it was cut off. */
-enum engine_finish answer_finish(const struct answer *a, bool whole);
+enum engine_finish reply_finish(const struct reply *a, bool whole);
