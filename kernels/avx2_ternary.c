@@ -5,7 +5,7 @@
  * to trits: a lane may wrap on the way, but ends at a sum of trits, 127 a column at most. So 512 columns fit before lanes
  * are widened (128 steps * 2 * 127 = 32512), or 256 where half of the planes stay at four times their value.
  *
- * One to three rows of activations are multiplied as the lines come from memory, two groups of lines at a time from the
+ * One or two rows of activations are multiplied as the lines come from memory, two groups of lines at a time from the
  * two halves of the rows, and prefetched: two streams are read faster than one. More rows are taken in tiles of two
  * vectors of weights by six rows, from lines opened once into bytes in the first cache. */
 #include "kernels/avx2.h"
@@ -13,10 +13,11 @@
 #define GROUP 16                /* rows of a line */
 #define LINE 64                 /* bytes of a line */
 #define AHEAD 1024              /* bytes to prefetch ahead in each stream */
-#define FEW 3                   /* rows of x that are multiplied as the lines come */
+#define FEW 2                   /* rows of x that are multiplied as the lines come */
 #define FEW_RUN 256             /* columns between widenings of these */
 #define FEW_COLS 8192           /* whose sums of activations are kept at a time */
 #define RUN 512                 /* columns between widenings, and opened at a time */
+#define ROWS 128                /* rows of weights whose sums stay in the second cache while columns pass */
 #define TILE 6                  /* rows of x in a tile */
 #define MANY 240                /* rows of x whose sums of activations are kept at a time */
 
@@ -100,7 +101,7 @@ ALWAYS_INLINE void few_lines(int32_t *out, size_t out_stride, size_t out_apart, 
 
 #pragma GCC unroll 4
         for (size_t h = 0; h < n_halves; h++)
-#pragma GCC unroll 3
+#pragma GCC unroll 2
             for (size_t j = 0; j < n; j++) {
                 sum[h][j] = quad(&begin[j][c / FEW_RUN][0]);
                 sum4[h][j] = quad(&begin[j][c / FEW_RUN][1]);
@@ -116,7 +117,10 @@ ALWAYS_INLINE void few_lines(int32_t *out, size_t out_stride, size_t out_apart, 
 
                 if (h % 2 == 0)
                     _mm_prefetch((const char *)at + AHEAD, _MM_HINT_T0);
-#pragma GCC unroll 3
+                /* Activations are cheaper to load again than to keep. */
+                if (n > 1)
+                    __asm__ volatile("" : : : "memory");
+#pragma GCC unroll 2
                 for (size_t j = 0; j < n; j++) {
                     const int8_t *xj = x + j * x_stride + i;
 
@@ -129,14 +133,14 @@ ALWAYS_INLINE void few_lines(int32_t *out, size_t out_stride, size_t out_apart, 
         }
 #pragma GCC unroll 4
         for (size_t h = 0; h < n_halves; h++)
-#pragma GCC unroll 3
+#pragma GCC unroll 2
             for (size_t j = 0; j < n; j++)
                 total[h][j] = _mm256_add_epi32(total[h][j], _mm256_add_epi32(
                     _mm256_madd_epi16(sum[h][j], _mm256_set1_epi16(4)), _mm256_madd_epi16(sum4[h][j], _mm256_set1_epi16(1))));
     }
 #pragma GCC unroll 2
     for (size_t g = 0; g < n_groups; g++)
-#pragma GCC unroll 3
+#pragma GCC unroll 2
         for (size_t j = 0; j < n; j++)
             store_rows(out + g * out_apart + j * out_stride, _mm256_srai_epi32(total[2 * g][j], 2),
                        _mm256_srai_epi32(total[2 * g + 1][j], 2), rows, add);
@@ -172,12 +176,14 @@ static void open_lines(uint8_t *open, const uint8_t *w, size_t cols)
 {
     const __m256i mask = _mm256_set1_epi8(3);
 
-    for (size_t i = 0; i < cols / 16 * 2; i++, w += 32, open += i % 2 ? 32 : 4 * LINE - 32) {
-        __m256i codes = load(w);
+    for (size_t i = 0; i < cols / 16; i++, w += LINE, open += 4 * LINE) {
+        __m256i low = load(w), high = load(w + 32);
 
-        for (size_t q = 0; q < 4; q++) {
-            _mm256_storeu_si256((__m256i *)(open + q * LINE), _mm256_and_si256(codes, mask));
-            codes = _mm256_srli_epi16(codes, 2);
+        _mm_prefetch((const char *)w + AHEAD, _MM_HINT_T0);
+#pragma GCC unroll 4
+        for (int q = 0; q < 4; q++) {
+            _mm256_store_si256((__m256i *)(open + q * LINE), _mm256_and_si256(_mm256_srli_epi16(low, 2 * q), mask));
+            _mm256_store_si256((__m256i *)(open + q * LINE + 32), _mm256_and_si256(_mm256_srli_epi16(high, 2 * q), mask));
         }
     }
 }
@@ -209,17 +215,26 @@ ALWAYS_INLINE void tile(int32_t *out, size_t out_stride, const uint8_t *open, co
         store_rows(out + j * out_stride, _mm256_madd_epi16(low[j], one), _mm256_madd_epi16(high[j], one), rows, add);
 }
 
+/* Each a function, so that each has the registers to itself. */
+typedef void tile_fn(int32_t *out, size_t out_stride, const uint8_t *open, const int8_t *x, size_t x_stride,
+                     const int32_t *begin, size_t cols, size_t rows, bool add);
+#define TILE_OF(n) \
+    static void tile_##n(int32_t *out, size_t out_stride, const uint8_t *open, const int8_t *x, size_t x_stride, \
+                         const int32_t *begin, size_t cols, size_t rows, bool add) \
+    { \
+        tile(out, out_stride, open, x, x_stride, begin, cols, rows, add, n); \
+    }
+TILE_OF(1) TILE_OF(2) TILE_OF(3) TILE_OF(4) TILE_OF(5) TILE_OF(6)
+
 static void tiles(int32_t *out, size_t out_stride, const uint8_t *open, const int8_t *x, size_t x_stride,
                   const int32_t *begin, size_t n, size_t cols, size_t rows, bool add)
 {
-    for (size_t n_tiles = (n + TILE - 1) / TILE, j = 0; n_tiles; n_tiles--) {
-        size_t height = (n - j) / n_tiles;
+    static tile_fn *const of[] = { NULL, tile_1, tile_2, tile_3, tile_4, tile_5, tile_6 };
 
-#define CASE(h) case h: tile(out + j * out_stride, out_stride, open, x + j * x_stride, x_stride, begin + j, cols, rows, add, h); break
-        switch (height) {
-        CASE(1); CASE(2); CASE(3); CASE(4); CASE(5); CASE(6);
-        }
-#undef CASE
+    for (size_t left = (n + TILE - 1) / TILE, j = 0; left; left--) {
+        size_t height = (n - j + left - 1) / left;
+
+        of[height](out + j * out_stride, out_stride, open, x + j * x_stride, x_stride, begin + j, cols, rows, add);
         j += height;
     }
 }
@@ -254,8 +269,9 @@ void ternary_matmul_avx2(int32_t *out, size_t out_stride, const uint8_t *w, cons
     case 0: return;
     case 1: few(out, out_stride, w, x, x_stride, rows, cols, 1); return;
     case 2: few(out, out_stride, w, x, x_stride, rows, cols, 2); return;
-    case 3: few(out, out_stride, w, x, x_stride, rows, cols, 3); return;
     }
-    for (size_t j = 0; j < n; j += MANY)
-        many(out + j * out_stride, out_stride, w, x + j * x_stride, x_stride, MIN(n - j, MANY), rows, cols);
+    for (size_t r = 0; r < rows; r += ROWS)
+        for (size_t j = 0; j < n; j += MANY)
+            many(out + j * out_stride + r, out_stride, w + r * (cols / 4), x + j * x_stride, x_stride, MIN(n - j, MANY),
+                 MIN(rows - r, ROWS), cols);
 }

@@ -2,44 +2,20 @@
  * adversarial values, guard bytes around every output, inputs of exactly the size they need (so that the address
  * sanitizer sees a read past them).
  *
- *     check [--seed N]      exit status 1 when a variant differs
- *     check --bench         also the time of each kernel, reference / variant */
+ *     check [--seed N]          exit status 1 when a variant differs
+ *     check --bench [THREADS]   how fast the kernels are (bench.c) that TERN_CPU names, or else the best */
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
-#include "kernels/kernels.h"
+#include "check.h"
 
 #define GUARD 64
 #define GUARD_BYTE 0xa5
 
-static uint64_t random_state = 1;
 static const struct kernels *ref, *variant;
 static size_t n_checks, n_failures;
-
-static uint64_t random_u64(void)       /* splitmix64 */
-{
-    uint64_t z = random_state += 0x9e3779b97f4a7c15;
-
-    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9;
-    z = (z ^ z >> 27) * 0x94d049bb133111eb;
-    return z ^ z >> 31;
-}
-
-static double random_unit(void)
-{
-    return (double)(random_u64() >> 11) * 0x1p-53;
-}
-
-static void *allocate(size_t bytes)
-{
-    void *p = malloc(bytes + !bytes);
-
-    if (!p)
-        exit(2);
-    return p;
-}
 
 /* Two equal outputs, one for the reference and one for the variant. */
 struct outputs { uint8_t *base[2]; size_t bytes; };
@@ -85,71 +61,6 @@ static void outputs_check(struct outputs *o, const char *kernel, const char *sha
     }
     free(o->base[0]);
     free(o->base[1]);
-}
-
-/* ---- values ----------------------------------------------------------------------------------------------------- */
-
-enum { KIND_PLAIN, KIND_WIDE, KIND_TINY, KIND_ZERO, KIND_TIES, KIND_SIGNED_ZERO, KIND_HUGE, N_KINDS };
-
-static float random_float(int kind)
-{
-    float sign = random_u64() & 1 ? 1 : -1;
-
-    switch (kind) {
-    case KIND_WIDE: return sign * (float)exp2(random_unit() * 80 - 40);
-    case KIND_TINY: return sign * (float)(random_unit() * 1e-38);              /* many are subnormal */
-    case KIND_ZERO: return 0;
-    case KIND_TIES: return sign * ((float)(random_u64() % 127) + 0.5f);
-    case KIND_SIGNED_ZERO: return random_u64() % 4 ? sign * 0.0f : sign;
-    case KIND_HUGE: return sign * (float)(random_unit() * 1e17);
-    default: return (float)(random_unit() * 2 - 1);
-    }
-}
-
-static float *random_floats(size_t n, int kind)
-{
-    float *x = allocate(n * sizeof(*x));
-
-    for (size_t i = 0; i < n; i++)
-        x[i] = random_float(kind);
-    if (kind == KIND_TIES && n)
-        x[random_u64() % n] = 127;       /* so that the scale is one */
-    return x;
-}
-
-static int8_t *random_activations(size_t n, bool extreme)
-{
-    int8_t *x = allocate(n);
-
-    for (size_t i = 0; i < n; i++)
-        x[i] = extreme ? (random_u64() % 8 ? 127 : -127) : (int8_t)(random_u64() % 255 - 127);
-    if (extreme && random_u64() & 1)
-        memset(x, random_u64() & 1 ? 127 : -127, n);
-    return x;
-}
-
-static uint8_t *random_ternary(size_t bytes, bool extreme)
-{
-    static const uint8_t whole[] = { 0x00, 0x55, 0xaa };
-    uint8_t *w = allocate(bytes);
-
-    if (extreme) {
-        memset(w, whole[random_u64() % 3], bytes);
-        return w;
-    }
-    for (size_t i = 0; i < bytes; i++)
-        w[i] = random_u64() % 3 | random_u64() % 3 << 2 | random_u64() % 3 << 4 | random_u64() % 3 << 6;
-    return w;
-}
-
-static uint16_t random_half(void)       /* finite, all exponents */
-{
-    uint16_t h;
-
-    do
-        h = (uint16_t)random_u64();
-    while ((h & 0x7c00) == 0x7c00);
-    return h;
 }
 
 /* ---- one check a kernel ----------------------------------------------------------------------------------------- */
@@ -270,20 +181,6 @@ static void check_matmul_f16_f32(void)
         variant->matmul_f32(output(&p, 1), out_stride, single, x, x_stride, n, rows, cols);
         outputs_check(&p, "matmul_f32", "");
     }
-}
-
-static uint8_t *random_q8_0(size_t blocks)
-{
-    uint8_t *w = allocate(blocks * Q8_0_BLOCK_BYTES);
-
-    for (size_t b = 0; b < blocks; b++) {
-        uint16_t scale = random_half();
-
-        for (size_t k = 0; k < Q8_0_BLOCK_BYTES; k++)
-            w[b * Q8_0_BLOCK_BYTES + k] = (uint8_t)random_u64();
-        memcpy(w + b * Q8_0_BLOCK_BYTES, &scale, sizeof(scale));
-    }
-    return w;
 }
 
 static void check_matmul_q8_0(void)
@@ -440,144 +337,30 @@ static void check_to_f16(void)
     }
 }
 
-/* ---- bench ------------------------------------------------------------------------------------------------------ */
-
-#define BENCH_COLS 2560
-#define BENCH_ROWS 256
-
-struct bench {
-    uint8_t *ternary, *sixbit, *q8_0;
-    uint16_t *half;
-    float *single, *x, *out;
-    int8_t *q;
-};
-
-static void bench_ternary(const struct kernels *k, struct bench *b, size_t n)
-{
-    k->ternary_matmul((int32_t *)b->out, BENCH_ROWS, b->ternary, b->q, BENCH_COLS, n, BENCH_ROWS, BENCH_COLS);
-}
-static void bench_ternary_1(const struct kernels *k, struct bench *b) { bench_ternary(k, b, 1); }
-static void bench_ternary_8(const struct kernels *k, struct bench *b) { bench_ternary(k, b, 8); }
-static void bench_sixbit(const struct kernels *k, struct bench *b)
-{
-    k->sixbit_matmul((int32_t *)b->out, BENCH_ROWS, b->sixbit, b->q, BENCH_COLS, 2, BENCH_ROWS, BENCH_COLS);
-}
-static void bench_exp_sums(const struct kernels *k, struct bench *b)
-{
-    k->exp_sums(b->x, BENCH_COLS, 1, (double *)b->out, (double *)b->out + 1);
-}
-static void bench_quantize(const struct kernels *k, struct bench *b) { k->quantize_row(b->q, b->x, BENCH_COLS); }
-static void bench_rms_norm(const struct kernels *k, struct bench *b) { k->rms_norm(b->out, b->x, b->single, BENCH_COLS, 1e-5f); }
-static void bench_dot(const struct kernels *k, struct bench *b) { *b->out = k->dot_f32(b->x, b->single, BENCH_COLS); }
-static void bench_axpy(const struct kernels *k, struct bench *b) { k->axpy_f32(b->out, 1e-9f, b->x, BENCH_COLS); }
-static void bench_f16(const struct kernels *k, struct bench *b)
-{
-    k->matmul_f16(b->out, BENCH_ROWS, b->half, b->x, BENCH_COLS, 1, BENCH_ROWS, BENCH_COLS);
-}
-static void bench_q8_0(const struct kernels *k, struct bench *b)
-{
-    k->matmul_q8_0(b->out, BENCH_ROWS, b->q8_0, b->x, BENCH_COLS, 1, BENCH_ROWS, BENCH_COLS);
-}
-static void bench_f32(const struct kernels *k, struct bench *b)
-{
-    k->matmul_f32(b->out, BENCH_ROWS, b->single, b->x, BENCH_COLS, 1, BENCH_ROWS, BENCH_COLS);
-}
-static void bench_softmax(const struct kernels *k, struct bench *b) { k->softmax(b->out, BENCH_COLS); }
-static void bench_relu2(const struct kernels *k, struct bench *b) { k->relu2_mul(b->out, b->x, b->single, BENCH_COLS); }
-static void bench_silu(const struct kernels *k, struct bench *b) { k->silu_mul(b->out, b->x, b->single, BENCH_COLS); }
-
-/* A page for four queries of 128, as the 2B model has them; what q8_0 points to serves as integers. */
-static void bench_attend_f16(const struct kernels *k, struct bench *b)
-{
-    struct attend a[4] = { { -INFINITY, 0 }, { -INFINITY, 0 }, { -INFINITY, 0 }, { -INFINITY, 0 } };
-
-    k->attend_f16(b->out, a, b->x, 4, b->half, b->half + 8192, 128, 0, ATTEND_TOKENS);
-}
-static void bench_attend_int8(const struct kernels *k, struct bench *b)
-{
-    struct attend a[4] = { { -INFINITY, 0 }, { -INFINITY, 0 }, { -INFINITY, 0 }, { -INFINITY, 0 } };
-    static const float units[ATTEND_TOKENS] = { [0 ... ATTEND_TOKENS - 1] = 1e-3f };
-
-    k->attend_int8(b->out, a, b->q, units, 4, b->q, units, b->q + 8192, units, 128, 0, ATTEND_TOKENS);
-}
-
-static const struct { const char *name; void (*run)(const struct kernels *, struct bench *); } benches[] = {
-    { "ternary_matmul n=1", bench_ternary_1 }, { "ternary_matmul n=8", bench_ternary_8 },
-    { "sixbit_matmul n=2", bench_sixbit },     { "exp_sums", bench_exp_sums },
-    { "quantize_row", bench_quantize },        { "rms_norm", bench_rms_norm },
-    { "dot_f32", bench_dot },                  { "axpy_f32", bench_axpy },
-    { "matmul_f16", bench_f16 },               { "matmul_q8_0", bench_q8_0 },
-    { "matmul_f32", bench_f32 },               { "softmax", bench_softmax },
-    { "relu2_mul", bench_relu2 },              { "silu_mul", bench_silu },
-    { "attend_f16", bench_attend_f16 },        { "attend_int8", bench_attend_int8 },
-};
-
-/* The best of five, each long enough to be seen; nanoseconds a call. */
-static double time_of(void (*run)(const struct kernels *, struct bench *), const struct kernels *k, struct bench *b)
-{
-    double best = INFINITY;
-    size_t calls = 1;
-
-    for (int round = 0; round < 5;) {
-        struct timespec begin, end;
-        double nsec;
-
-        clock_gettime(CLOCK_MONOTONIC, &begin);
-        for (size_t i = 0; i < calls; i++)
-            run(k, b);
-        clock_gettime(CLOCK_MONOTONIC, &end);
-        nsec = (double)(end.tv_sec - begin.tv_sec) * 1e9 + (double)(end.tv_nsec - begin.tv_nsec);
-        if (nsec < 5e6) {
-            calls *= 2;
-            continue;
-        }
-        best = fmin(best, nsec / (double)calls);
-        round++;
-    }
-    return best;
-}
-
-static void bench(void)
-{
-    struct bench b = {
-        .ternary = random_ternary(BENCH_ROWS * BENCH_COLS / 4, false), .q8_0 = random_q8_0(BENCH_ROWS * BENCH_COLS / Q8_0_BLOCK),
-        .sixbit = random_ternary(BENCH_ROWS * BENCH_COLS / 4 * 3, false),
-        .half = allocate(BENCH_ROWS * BENCH_COLS * 2), .single = random_floats(BENCH_ROWS * BENCH_COLS, KIND_PLAIN),
-        .x = random_floats(BENCH_COLS, KIND_PLAIN), .out = random_floats(BENCH_COLS * 8, KIND_PLAIN),
-        .q = random_activations(BENCH_COLS * 8, false),
-    };
-
-    for (size_t i = 0; i < BENCH_ROWS * BENCH_COLS; i++)
-        b.half[i] = f32_to_f16(b.single[i]);
-    for (size_t i = 0; i < ARRAY_SIZE(benches); i++) {
-        double slow = time_of(benches[i].run, ref, &b), fast = time_of(benches[i].run, variant, &b);
-
-        printf("%-6s %-20s %10.0f ns %8.1fx\n", variant->name, benches[i].name, fast, slow / fast);
-    }
-    free(b.ternary);
-    free(b.sixbit);
-    free(b.q8_0);
-    free(b.half);
-    free(b.single);
-    free(b.x);
-    free(b.out);
-    free(b.q);
-}
-
 int main(int argc, char **argv)
 {
     const struct kernels *const *list;
     size_t n = kernels_list(&list);
-    bool want_bench = argc == 2 && !strcmp(argv[1], "--bench");
 
+    ref = list[0];
+    if (argc >= 2 && !strcmp(argv[1], "--bench")) {
+        struct err err = {0};
+        const struct kernels *k = kernels_get(&err);
+
+        if (!k) {
+            fprintf(stderr, "%s\n", err.msg);
+            return 2;
+        }
+        bench_small(ref, k);
+        return bench_ternary(k, argc == 3 ? (unsigned)atoi(argv[2]) : 2);
+    }
     if (argc == 3 && !strcmp(argv[1], "--seed"))
         random_state = strtoull(argv[2], NULL, 0);
-    else if (argc != 1 && !want_bench) {
-        fprintf(stderr, "usage: check [--seed N | --bench]\n");
+    else if (argc != 1) {
+        fprintf(stderr, "usage: check [--seed N | --bench [THREADS]]\n");
         return 2;
     }
 
-    ref = list[0];
     for (size_t i = 0; i < n; i++) {       /* the reference too: its own guard bytes */
         variant = list[i];
         check_ternary();
@@ -593,8 +376,6 @@ int main(int argc, char **argv)
         check_attend_floats();
         check_attend_int8();
         check_to_f16();
-        if (want_bench)
-            bench();
     }
     printf("%zu variants, %zu checks, %zu failures\n", n, n_checks, n_failures);
     return n_failures != 0;
