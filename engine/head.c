@@ -29,6 +29,7 @@ struct head {
     int8_t *planes;             /* (ASK_BATCH, 2, padded) */
     size_t n_tiles, room;
     size_t first, n;            /* the pass under way: which of the rows that want logits */
+    size_t bytes;               /* read in the run */
     struct asked asked[ASK_BATCH];
 };
 
@@ -117,6 +118,7 @@ static void run_whole(const struct forward *f, size_t first, size_t n)
 {
     struct whole w = { f, first, n };
 
+    f->head->bytes += n ? f->m->n_vocab * dense_row_bytes(&f->m->head) : 0;
     if (n && head_has_kernel(&f->m->head))
         pool_run(f->pool, f->m->n_vocab, grain_of(8 * f->m->n_embd * n, HEAD_ROWS), whole_rows, &w);
     else if (n)
@@ -146,8 +148,8 @@ static void estimate_tiles(void *arg, size_t begin, size_t end)
     for (size_t t = begin; t < end; t++) {
         size_t r = t * HEAD_ROWS, n_rows = MIN(s->rows - r, HEAD_ROWS);
 
-        f->kernels->sixbit_matmul(sums, HEAD_ROWS, s->w + r * (s->padded / TERNARY_BLOCK * SIXBIT_BLOCK_BYTES),
-                                  f->head->planes, s->padded, 2 * f->head->n, n_rows, s->padded);
+        f->kernels->sixbit_matmul(sums, HEAD_ROWS, s->w + r * screen_row_bytes(s), f->head->planes, s->padded,
+                                  2 * f->head->n, n_rows, s->padded);
         for (size_t j = 0; j < f->head->n; j++) {
             const struct asked *a = &f->head->asked[j];
             const int32_t *first = sums + 2 * j * HEAD_ROWS, *second = first + HEAD_ROWS;
@@ -282,11 +284,16 @@ static void run_screened(struct forward *f, size_t first, size_t n)
     h->first = first;
     h->n = n;
     pool_run(f->pool, n, 1, ask_rows, f);
-    for (size_t j = 0; j < n; j++)
+    for (size_t j = 0; j < n; j++) {
         h->asked[j].whole = !h->asked[j].query.possible;
+        h->asked[j].n_found = 0;
+    }
     pool_run(f->pool, h->n_tiles, grain_of(n * h->screen->padded * HEAD_ROWS / 2, 1), estimate_tiles, f);
     pool_run(f->pool, n_tasks, 1, find_all, f);
     pool_run(f->pool, n_tasks, 1, compute_found, f);
+    h->bytes += h->screen->rows * screen_row_bytes(h->screen);
+    for (size_t j = 0; j < n; j++)
+        h->bytes += h->asked[j].n_found * dense_row_bytes(&f->m->head);
     for (size_t j = 0; j < n; j++)
         if (h->asked[j].whole)
             run_whole(f, first + j, 1);
@@ -325,12 +332,18 @@ void head_run(struct forward *f)
     size_t n_whole;
 
     f->n_logits = 0;
+    f->head->bytes = 0;
     norm_rows(f, false);
     n_whole = f->n_logits;
     norm_rows(f, true);
     run_whole(f, 0, n_whole);
     for (size_t j = n_whole; j < f->n_logits; j += ASK_BATCH)
         run_screened(f, j, MIN(f->n_logits - j, ASK_BATCH));
+}
+
+size_t forward_head_bytes(const struct forward *f)
+{
+    return f->head->bytes;
 }
 
 static bool asked_init(struct head *h, size_t j)

@@ -121,6 +121,7 @@ int ternary_repack(struct ternary *w, const struct ternary_layout *layout, struc
 void ternary_row(const struct ternary *w, size_t row, float *out);              /* (padded) -1, 0, 1: without the scale */
 int dense_load(struct dense *ret, const struct source_tensor *t, struct err *err); /* 0, or -EINVAL with *err */
 void dense_row(const struct dense *d, size_t row, float *out);                  /* (cols) */
+size_t dense_row_bytes(const struct dense *d);
 /* -EINVAL, with "tensor NAME: " and the words in *err. */
 int tensor_refuse(const struct source_tensor *t, struct err *err, const char *fmt, ...) PRINTF_LIKE(3, 4);
 
@@ -247,6 +248,7 @@ struct forward_row {
 struct forward;
 int forward_new(struct forward **ret, const struct model *m, struct pool *p, size_t max_rows, struct err *err);
 void forward_free(struct forward *f);
+size_t forward_head_bytes(const struct forward *f);       /* what the last run read of the head and its copy */
 /* Run n <= max_rows rows. Rows of one session stand in order and are appended to its timeline; rows of several sessions
  * may be mixed. Bit-identical for any split into batches, any number of threads and any sharing of pages. -ENOSPC: a
  * session is full; -ENOBUFS: the pool of pages is; -ENOMEM; -EINVAL: a token the vocabulary lacks, or n > max_rows.
@@ -285,6 +287,7 @@ bool screen_is_worth(const struct dense *head);
 /* 0 or -ENOMEM. */
 int screen_new(struct screen **ret, const struct dense *head, struct pool *p);
 void screen_free(struct screen *s);
+static inline size_t screen_row_bytes(const struct screen *s) { return s->padded / TERNARY_BLOCK * SIXBIT_BLOCK_BYTES; }
 /* An activation row to screen with. */
 struct screen_query {
     int8_t *planes;                /* (2, padded) p = 128 * first + second */

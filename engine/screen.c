@@ -17,11 +17,6 @@ static float at_least(double d)
     return d > 0 ? nextafterf((float)(d * (1 + 1e-9)), INFINITY) : 0;
 }
 
-static size_t row_bytes(const struct screen *s)
-{
-    return s->padded / TERNARY_BLOCK * SIXBIT_BLOCK_BYTES;
-}
-
 bool screen_is_worth(const struct dense *head)
 {
     return head->rows > SCREEN_LEADING * 16 && head->cols <= 1 << 18 && head->rows >= WORTH_WEIGHTS / head->cols;
@@ -47,7 +42,7 @@ static void fill_row(struct screen *s, size_t r, const float *x, int8_t *q)
     }
     of->size = at_least(sqrt(size));
     of->error = at_least(sqrt(error));
-    sixbit_pack(s->w + r * row_bytes(s), q, s->padded);
+    sixbit_pack(s->w + r * screen_row_bytes(s), q, s->padded);
 }
 
 struct filling {
@@ -85,7 +80,7 @@ int screen_new(struct screen **ret, const struct dense *head, struct pool *p)
     *s = (struct screen){ .rows = head->rows, .cols = head->cols,
                           .padded = (head->cols + TERNARY_BLOCK - 1) / TERNARY_BLOCK * TERNARY_BLOCK };
     f.s = s;
-    s->w = size_mul(&bytes, s->rows, row_bytes(s)) ? malloc(bytes) : NULL;
+    s->w = size_mul(&bytes, s->rows, screen_row_bytes(s)) ? malloc(bytes) : NULL;
     s->of = calloc(s->rows, sizeof(*s->of));
     f.lines = lines = calloc(f.n_tasks, s->cols * sizeof(*lines));
     f.levels = levels = calloc(f.n_tasks, s->padded);

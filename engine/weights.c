@@ -176,6 +176,13 @@ int dense_load(struct dense *ret, const struct source_tensor *t, struct err *err
     return 0;
 }
 
+size_t dense_row_bytes(const struct dense *d)
+{
+    const struct dense_type *type = dense_type(d->type);
+
+    return d->cols / type->block * type->bytes;
+}
+
 void dense_row(const struct dense *d, size_t row, float *out)
 {
     const struct dense_type *type = dense_type(d->type);
