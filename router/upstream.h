@@ -10,7 +10,7 @@ enum upstream_dialect { UPSTREAM_OPENAI, UPSTREAM_ANTHROPIC };
 
 /* What has to be kept between the events of one answer; zeroed at its start. */
 struct upstream_stream {
-    int64_t tokens_in;
+    int64_t tokens_in, tokens_cached;
     unsigned n_calls;                  /* tool calls begun; the last one is being written while in_call */
     bool in_call, has_arguments;
     json_t *input;                     /* its arguments as they stood in its first event, owned, or NULL */

@@ -246,10 +246,10 @@ static int64_t tokens_in(const json_t *usage)
            count(usage, "cache_read_input_tokens");
 }
 
-static json_t *usage_json(int64_t in, int64_t out)
+static json_t *usage_json(int64_t in, int64_t cached, int64_t out)
 {
-    return json_pack("{s:I, s:I, s:I}", "prompt_tokens", (json_int_t)in, "completion_tokens", (json_int_t)out,
-                     "total_tokens", (json_int_t)(in + out));
+    return json_pack("{s:I, s:I, s:I, s:{s:I}}", "prompt_tokens", (json_int_t)in, "completion_tokens", (json_int_t)out,
+                     "total_tokens", (json_int_t)(in + out), "prompt_tokens_details", "cached_tokens", (json_int_t)cached);
 }
 
 static int chunk(json_t **ret, json_t *delta /* taken */, const char *finish)
@@ -329,13 +329,14 @@ static int message_delta(json_t **ret, struct upstream_stream *s, const json_t *
 {
     const json_t *usage = json_object_get(event, "usage");
     const char *reason = json_string_value(json_object_get(json_object_get(event, "delta"), "stop_reason"));
-    int64_t in = tokens_in(usage);
+    int64_t in = tokens_in(usage), cached = count(usage, "cache_read_input_tokens");
     int r = chunk(ret, json_object(), reason ? finish_of(reason) : NULL);
 
     if (r > 0)
         stop_write(json_array_get(json_object_get(*ret, "choices"), 0), json_object_get(event, "delta"));
     if (r > 0 && json_is_integer(json_object_get(usage, "output_tokens")))
-        json_object_set_new(*ret, "usage", usage_json(in ? in : s->tokens_in, count(usage, "output_tokens")));
+        json_object_set_new(*ret, "usage", usage_json(in ? in : s->tokens_in, in ? cached : s->tokens_cached,
+                                                         count(usage, "output_tokens")));
     return r;
 }
 
@@ -354,8 +355,10 @@ int anthropic_event(json_t **ret, struct upstream_stream *s, const json_t *event
         return block_start(ret, s, json_object_get(event, "content_block"));
     if (strcmp(type, "content_block_stop") == 0)
         return block_stop(ret, s);
-    if (strcmp(type, "message_start") == 0)
+    if (strcmp(type, "message_start") == 0) {
         s->tokens_in = tokens_in(json_object_get(json_object_get(event, "message"), "usage"));
+        s->tokens_cached = count(json_object_get(json_object_get(event, "message"), "usage"), "cache_read_input_tokens");
+    }
     if (strcmp(type, "message_delta") == 0)
         return message_delta(ret, s, event);
     s->over = strcmp(type, "message_stop") == 0;
@@ -388,7 +391,8 @@ int anthropic_answer(json_t **ret, const json_t *answer)
         json_object_set(message, "tool_calls", calls);
     *ret = json_pack("{s:[{s:i, s:o, s:s}], s:o}", "choices", "index", 0, "message", message,
                      "finish_reason", finish_of(text_of(answer, "stop_reason")),
-                     "usage", usage_json(tokens_in(usage), count(usage, "output_tokens")));
+                     "usage", usage_json(tokens_in(usage), count(usage, "cache_read_input_tokens"),
+                                         count(usage, "output_tokens")));
     if (*ret)
         stop_write(json_array_get(json_object_get(*ret, "choices"), 0), answer);
     return *ret ? 1 : -ENOMEM;
