@@ -228,17 +228,25 @@ static void sha256_hex(char out[65], const char *data)
         snprintf(out + 2 * i, 3, "%02x", digest[i]);
 }
 
-/* Order a call whose body asks the stub to behave as `model` says. */
-static void start(struct rig *r, uint64_t id, const char *endpoint, const char *label, const char *model,
-                  const char *text, int deadline_msec)
+static void body_order(struct rig *r, uint64_t id, const char *endpoint, const char *label, const char *body,
+                       int deadline_msec)
 {
-    cleanup(freep) char *body = body_make(model, text), *json = NULL;
+    cleanup(freep) char *json = NULL;
     char hex[65];
 
     sha256_hex(hex, body);
     cr_assert_geq(asprintf(&json, "{\"endpoint\":\"%s\",\"label\":\"%s\",\"body_sha256\":\"%s\",\"deadline_msec\":%d,"
                            "\"request_id\":\"%s\"}", endpoint, label, hex, deadline_msec, request_id), 0);
     order(r, id, json, body, strlen(body));
+}
+
+/* Order a call whose body asks the stub to behave as `model` says. */
+static void start(struct rig *r, uint64_t id, const char *endpoint, const char *label, const char *model,
+                  const char *text, int deadline_msec)
+{
+    cleanup(freep) char *body = body_make(model, text);
+
+    body_order(r, id, endpoint, label, body, deadline_msec);
 }
 
 static void answer_done(struct answer *a)
@@ -452,6 +460,71 @@ Test(egress, headers_and_reuse)
     cr_assert_null(json_object_get(h, "cookie"));
     cr_assert_eq(json_integer_value(json_object_get(seen, "conn")), 1, "the connection was used again");
     cr_assert_eq(json_integer_value(json_object_get(seen, "seq")), 2);
+    rig_done(&r);
+}
+
+static void file_write(const char *path, const char *text)
+{
+    FILE *f = fopen(path, "w");
+
+    cr_assert_not_null(f);
+    cr_assert_geq(fputs(text, f), 0);
+    fclose(f);
+}
+
+/* The same stub in Anthropic's dialect: chunks come out in our own shape, whatever way the call goes. */
+Test(egress, anthropic)
+{
+    static const struct { const char *mode, *result, *error, *code, *text; int status; bool done; } theirs[] = {
+        {"ok", "ok", "", "", whole, 200, true},
+        {"echo", "ok", "", "", "tell me", 200, true},
+        {"no-done", "ok", "", "", whole, 200, false},
+        {"hang-done", "ok", "", "", whole, 200, true},
+        {"json", "ok", "", "", whole, 200, false},
+        {"cut-after-2", "failed", "cut", "", "This answer", 200, false},
+        {"stop-after-2", "failed", "cut", "", "This answer", 200, false},
+        {"error-after-3", "failed", "cut", "overloaded_error", "This answer comes", 200, false},
+        {"garbage", "failed", "protocol", "", "", 200, false},
+        {"html", "failed", "protocol", "", "", 200, false},
+        {"status-529", "failed", "http", "overloaded_error", "", 529, false},
+        {"status-401", "denied", "http", "stub_status", "", 401, false},
+        {"status-400", "rejected", "http", "stub_status", "", 400, false},
+    };
+    struct cloud_endpoint *e;
+    const json_t *h;
+    struct rig r;
+    char path[96];
+
+    rig_init(&r);
+    snprintf(path, sizeof(path), "%s/key", r.dir);
+    file_write(path, "sk-ant-1\n");
+    e = endpoint_add(&r, "claude", r.shared->config.endpoints[0].url);
+    e->dialect = UPSTREAM_ANTHROPIC;
+    snprintf(e->key_file, sizeof(e->key_file), "%s", path);
+    worker_start(&r);
+    for (size_t i = 0; i < ARRAY_SIZE(theirs); i++) {
+        cleanup(json_decrefp) json_t *request = json_pack("{s:[{s:s, s:s}]}", "messages", "role", "user", "content", "tell me"),
+                                     *sent = anthropic_body(request, theirs[i].mode), *seen = NULL;
+        cleanup(freep) char *body = json_dumps(sent, JSON_COMPACT);
+        struct answer a;
+
+        body_order(&r, 1, "claude", "internal", body, 20000);
+        answer_wait(&r, &a, 3000);
+        cr_assert_str_eq(end_string(&a, "result"), theirs[i].result, "%s: %s", theirs[i].mode, end_string(&a, "result"));
+        cr_assert_str_eq(end_string(&a, "error"), theirs[i].error, "%s: %s", theirs[i].mode, end_string(&a, "error"));
+        cr_assert_eq(a.head, theirs[i].status, "%s: %d", theirs[i].mode, a.head);
+        cr_assert_str_eq(end_string(&a, "upstream_code"), theirs[i].code, "%s", theirs[i].mode);
+        cr_assert_eq(a.done, theirs[i].done, "%s", theirs[i].mode);
+        cr_assert_str_eq((char *)a.text.data, theirs[i].text, "%s: %s", theirs[i].mode, (char *)a.text.data);
+
+        cr_assert_eq(log_count(&r, "request", &seen, i + 1, 1000), i + 1, "%s: sent once", theirs[i].mode);
+        h = json_object_get(seen, "headers");
+        cr_assert_str_eq(json_string_value(json_object_get(seen, "path")), "/v1/messages");
+        cr_assert_str_eq(json_string_value(json_object_get(h, "x-api-key")), "sk-ant-1");
+        cr_assert_str_eq(json_string_value(json_object_get(h, "anthropic-version")), "2023-06-01");
+        cr_assert_null(json_object_get(h, "authorization"));
+        answer_done(&a);
+    }
     rig_done(&r);
 }
 
@@ -846,15 +919,6 @@ Test(egress, orders_that_do_not_match)
     cr_assert_eq(log_count(&r, "request", &seen, 2, 1000), 2);
     cr_assert_null(json_object_get(json_object_get(seen, "headers"), "x-client-request-id"));
     rig_done(&r);
-}
-
-static void file_write(const char *path, const char *text)
-{
-    FILE *f = fopen(path, "w");
-
-    cr_assert_not_null(f);
-    cr_assert_geq(fputs(text, f), 0);
-    fclose(f);
 }
 
 Test(egress, keys)

@@ -1,10 +1,11 @@
-/* stub_cloud: a fake OpenAI-compatible server for the tests, one thread a connection, plain sockets or TLS.
+/* stub_cloud: a fake of an OpenAI-compatible server, and of Anthropic's, for the tests, one thread a connection, plain
+ * sockets or TLS.
  *
  *     stub_cloud [--port P] [--log FILE] [--mode MODE] [--answer TEXT] [--tls CERT KEY]
  *
- * It listens on 127.0.0.1 (port 0: any) and prints "listening PORT". POST …/chat/completions behaves as MODE says,
- * which is the request's `model` when that begins with the name of a mode, else --mode, else "ok". N is a number after
- * the name, as in "status-429" or "slow-chunks-200":
+ * It listens on 127.0.0.1 (port 0: any) and prints "listening PORT". POST …/chat/completions, and …/messages in
+ * Anthropic's way (anthropic.c), behave as MODE says, which is the request's `model` when that begins with the name of a
+ * mode, else --mode, else "ok". N is a number after the name, as in "status-429" or "slow-chunks-200":
  *
  *     ok               the answer word by word, a usage chunk when asked for, [DONE]; not streaming: one JSON object
  *     echo             as ok, the answer being the last user message
@@ -38,7 +39,6 @@
 #include <netinet/tcp.h>
 #include <openssl/err.h>
 #include <openssl/evp.h>
-#include <openssl/ssl.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -47,11 +47,10 @@
 #include <string.h>
 #include <strings.h>
 #include <time.h>
-#include "base/buf.h"
 #include "base/chat.h"
 #include "base/clock.h"
-#include "base/json.h"
 #include "tests/stub/plain.h"
+#include "tests/stub/stub.h"
 
 #define MAX_REQUEST (64u << 20)
 #define MAX_HEAD 65536
@@ -60,22 +59,6 @@ static const char *default_mode = "ok";
 static const char *fixed_answer = "This answer comes from the stub cloud, word by word.";
 static int log_fd = -1;
 static SSL_CTX *tls;
-
-struct conn {
-    int fd;
-    SSL *ssl;
-    unsigned number, seq;
-    struct buf in;             /* bytes read and not yet taken */
-    bool failed;               /* a write failed or the client left: nothing more is written */
-};
-
-struct request {
-    char method[16], path[256], mode[128];
-    json_t *headers;           /* lower-case names */
-    json_t *body;              /* NULL when it was not JSON */
-    const uint8_t *bytes;      /* the body as it came, inside conn.in */
-    size_t head_len, body_len;
-};
 
 /* ---- Log ---- */
 
@@ -125,7 +108,7 @@ static ssize_t conn_read(struct conn *c)
     return n > 0 && buf_append(&c->in, chunk, (size_t)n) == 0 ? n : 0;
 }
 
-static void conn_write(struct conn *c, const void *data, size_t len)
+void conn_write(struct conn *c, const void *data, size_t len)
 {
     const char *p = data;
 
@@ -141,8 +124,7 @@ static void conn_write(struct conn *c, const void *data, size_t len)
     }
 }
 
-/* Wait; a client that leaves meanwhile ends the answer. */
-static void conn_wait(struct conn *c, int msec)
+void conn_wait(struct conn *c, int msec)
 {
     struct pollfd p = {.fd = c->fd, .events = POLLRDHUP};
 
@@ -193,7 +175,7 @@ static json_t *headers_parse(const char *head, size_t len)
     return headers;
 }
 
-static const char *header(const struct request *q, const char *name)
+const char *header(const struct request *q, const char *name)
 {
     const char *v = json_string_value(json_object_get(q->headers, name));
 
@@ -226,8 +208,7 @@ static bool is_mode(const char *s)
     return false;
 }
 
-/* Is the mode `name`? Then *n is its number, or what it holds already. */
-static bool mode_is(const struct request *q, const char *name, int *n)
+bool mode_is(const struct request *q, const char *name, int *n)
 {
     size_t len = strlen(name);
 
@@ -302,7 +283,7 @@ static void answer_whole(struct conn *c, int status, const char *type, const cha
     conn_write(c, body, len);
 }
 
-static void answer_json(struct conn *c, int status, const char *extra, json_t *j)
+void answer_json(struct conn *c, int status, const char *extra, json_t *j)
 {
     cleanup(freep) char *text = json_dumps(j, JSON_COMPACT);
 
@@ -317,7 +298,7 @@ static void answer_error(struct conn *c, int status, const char *extra, const ch
                                             "code", code));
 }
 
-static void stream_begin(struct conn *c)
+void stream_begin(struct conn *c)
 {
     static const char head[] = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n"
                                "Cache-Control: no-cache\r\nTransfer-Encoding: chunked\r\n\r\n";
@@ -334,16 +315,21 @@ static void stream_event(struct conn *c, const char *data)
         conn_write(c, b.data, b.len);
 }
 
-static void stream_end(struct conn *c)
+void stream_end(struct conn *c)
 {
     conn_write(c, "0\r\n\r\n", 5);
 }
 
-static const char *request_model(const struct request *q)
+const char *request_model(const struct request *q)
 {
     const char *model = json_string_value(json_object_get(q->body, "model"));
 
     return model ? model : "stub";
+}
+
+bool stream_wanted(const struct request *q)
+{
+    return json_is_true(json_object_get(q->body, "stream"));
 }
 
 static bool usage_wanted(const struct request *q)
@@ -378,15 +364,14 @@ static void stream_delta(struct conn *c, const struct request *q, const char *ro
                                  "finish_reason", finish), NULL);
 }
 
-/* The next word with the spaces before it: its length, 0 at the end. */
-static size_t word_len(const char *s)
+size_t word_len(const char *s)
 {
     size_t n = strspn(s, " ");
 
     return n + strcspn(s + n, " ");
 }
 
-static int words_in(const char *s)
+int words_in(const char *s)
 {
     int words = 0;
 
@@ -474,7 +459,7 @@ static void answer_calls(struct conn *c, const struct request *q, json_t *calls)
     const json_t *call;
     size_t i;
 
-    if (!json_is_true(json_object_get(q->body, "stream")) || mode_is(q, "json", NULL)) {
+    if (!stream_wanted(q) || mode_is(q, "json", NULL)) {
         answer_json(c, 200, "", json_pack("{s:s, s:s, s:I, s:s, s:[{s:i, s:{s:s, s:n, s:O}, s:n, s:s}], s:o}",
             "id", "chatcmpl-stub", "object", "chat.completion", "created", (json_int_t)1700000000,
             "model", request_model(q), "choices", "index", 0, "message",
@@ -519,6 +504,13 @@ static void answer_huge(struct conn *c, const struct request *q, int kib)
     stream_end(c);
 }
 
+static bool path_is(const struct request *q, const char *end)
+{
+    size_t n = strlen(q->path), len = strlen(end);
+
+    return n >= len && strcmp(q->path + n - len, end) == 0;
+}
+
 static void answer_status(struct conn *c, const struct request *q)
 {
     int status = 500, after = 0;
@@ -534,18 +526,21 @@ static void answer_status(struct conn *c, const struct request *q)
     } else if (more && (after = atoi(more + 1)) > 0) {
         snprintf(extra, sizeof(extra), "Retry-After: %d\r\n", after);
     }
-    answer_error(c, status, extra, "stub_status");
+    if (path_is(q, "/messages"))
+        anthropic_error(c, status, extra, status == 529 ? "overloaded_error" : "stub_status", "As told.");
+    else
+        answer_error(c, status, extra, "stub_status");
 }
 
 static void answer(struct conn *c, const struct request *q)
 {
-    cleanup(json_decrefp) json_t *calls = NULL;
+    bool theirs = path_is(q, "/messages");
+    cleanup(json_decrefp) json_t *calls = NULL, *request = NULL;
     cleanup(freep) char *plain = NULL;
-    const char *text = fixed_answer;
+    const char *text = fixed_answer, *why = NULL;
     int n;
 
-    if (strcmp(q->method, "POST") != 0 || strlen(q->path) < 17 ||
-        strcmp(q->path + strlen(q->path) - 17, "/chat/completions") != 0) {
+    if (strcmp(q->method, "POST") != 0 || !(theirs || path_is(q, "/chat/completions"))) {
         answer_error(c, 404, "", "not_found");
         return;
     }
@@ -553,12 +548,17 @@ static void answer(struct conn *c, const struct request *q)
         answer_error(c, 400, "", "not_json");
         return;
     }
+    request = theirs ? anthropic_read(q, &why) : json_incref(q->body);
+    if (!request) {
+        anthropic_error(c, 400, "", "invalid_request_error", why);
+        return;
+    }
     if (mode_is(q, "echo", NULL)) {
-        text = chat_last_user(json_object_get(q->body, "messages"));
+        text = chat_last_user(json_object_get(request, "messages"));
         text = text ? text : "";
     } else {
-        text = plain = plain_text(q->body, fixed_answer);
-        calls = plain_calls(q->body);
+        text = plain = plain_text(request, fixed_answer);
+        calls = plain_calls(request);
     }
 
     n = 1000;
@@ -584,9 +584,11 @@ static void answer(struct conn *c, const struct request *q)
         n = 2048;
         mode_is(q, "huge-event", &n);
         answer_huge(c, q, n);
+    } else if (theirs) {
+        anthropic_say(c, q, text, calls);
     } else if (calls) {
         answer_calls(c, q, calls);
-    } else if (mode_is(q, "json", NULL) || !json_is_true(json_object_get(q->body, "stream"))) {
+    } else if (mode_is(q, "json", NULL) || !stream_wanted(q)) {
         answer_object(c, q, text);
     } else {
         answer_stream(c, q, text);
