@@ -148,7 +148,8 @@ struct dialect {
     json_t *(*error)(const struct request_error *e);
 };
 extern const struct dialect openai_chat, openai_responses, openai_completions, openai_embeddings, openai_tokenize,
-    openai_detokenize, anthropic_messages, ollama_chat, ollama_generate;
+    openai_detokenize, anthropic_messages, anthropic_count, ollama_chat, ollama_generate,
+    ollama_embed, ollama_embeddings;
 json_t *openai_error(const struct request_error *e);           /* also the shape of tern's own paths */
 
 struct path {
