@@ -1,7 +1,7 @@
 // Anthropic's SDK.
 import assert from "node:assert/strict";
 import Anthropic from "@anthropic-ai/sdk";
-import { base, run } from "./suite.mjs";
+import { base, refused, run, routes } from "./suite.mjs";
 
 const client = new Anthropic({ baseURL: base, apiKey: "any", maxRetries: 0 });
 const question = "what is the capital of france";
@@ -15,6 +15,11 @@ const status = (wanted, type) => (e) => {
   assert.ok(e.requestID);
   return true;
 };
+
+// Whether the local model can be made to call tools and keep to schemas.
+const localTools = await client.messages.create(ask(routes[0], { tools: [], output_config: { format: {
+  type: "json_schema", schema: { type: "object", properties: {}, required: [], additionalProperties: false } } } }))
+  .then(() => true, () => false);
 
 await run("@anthropic-ai/sdk", {
   async chat(route) {
@@ -64,6 +69,56 @@ await run("@anthropic-ai/sdk", {
     const final = await client.messages.stream(ask(route)).finalMessage();
     const total = (u) => [u.input_tokens + u.cache_read_input_tokens, u.output_tokens];
     assert.deepEqual(total(final.usage), total(whole.usage));
+  },
+  async tools(route) {
+    const tools = [{
+      name: "look_up", description: "Looks up a capital.",
+      input_schema: { type: "object", properties: { country: { type: "string", enum: ["france", "spain"] } },
+        required: ["country"], additionalProperties: false },
+    }];
+    const messages = [{ role: "user", content: question }];
+    const request = ask(route, { messages, tools, tool_choice: { type: "any" } });
+    if (route.name === "local" && !localTools) return refused(client.messages.create(request));
+    const whole = await client.messages.create(request);
+    const final = await client.messages.stream(request).finalMessage();
+    for (const m of [whole, final]) {
+      assert.equal(m.stop_reason, "tool_use");
+      const call = m.content.find((b) => b.type === "tool_use");
+      assert.equal(call.name, "look_up");
+      assert.ok(call.id && ["france", "spain"].includes(call.input.country), JSON.stringify(call));
+    }
+    const named = await client.messages.create({ ...request, tool_choice: { type: "tool", name: "look_up" } });
+    assert.equal(named.stop_reason, "tool_use");
+    // The result goes back, here and then on every other route: the conversation moves between tiers as it is.
+    const call = whole.content.find((b) => b.type === "tool_use");
+    messages.push({ role: "assistant", content: whole.content }, { role: "user", content: [
+      { type: "tool_result", tool_use_id: call.id, content: [{ type: "text", text: "paris" }] },
+      { type: "text", text: "so what is it" }] });
+    for (const next of [route, ...routes, { model: "claude" }]) {
+      if (next.name === "local" && !localTools) continue;
+      const answer = await client.messages.create({ ...request, model: next.model, tool_choice: { type: "none" } });
+      assert.ok(text(answer).length > 0);
+      assert.notEqual(answer.stop_reason, "tool_use");
+    }
+    await assert.rejects(client.messages.create({ ...request, messages: [{ role: "user", content: [
+      { type: "tool_result", tool_use_id: "toolu_nobody", content: "x" }] }] }), status(400, "invalid_request_error"));
+  },
+  async structured(route) {
+    const schema = { type: "object", properties: { name: { type: "string" }, big: { type: "boolean" } },
+      required: ["name", "big"], additionalProperties: false };
+    const request = ask(route, { output_config: { format: { type: "json_schema", schema } } });
+    if (route.name === "local" && !localTools) return refused(client.messages.create(request));
+    for (const m of [await client.messages.create(request), await client.messages.stream(request).finalMessage()]) {
+      const value = JSON.parse(text(m));
+      assert.deepEqual([typeof value.name, typeof value.big], ["string", "boolean"]);
+    }
+  },
+  async count(route) {
+    const request = { model: route.model, system: "Be short.", messages: [{ role: "user", content: question }] };
+    if (route.name === "cloud") return refused(client.messages.countTokens(request));
+    const { input_tokens } = await client.messages.countTokens(request);
+    const { usage } = await client.messages.create({ ...request, max_tokens: 1 });
+    assert.equal(input_tokens, usage.input_tokens + usage.cache_read_input_tokens);
   },
   async errors(route) {
     const image = { type: "image", source: { type: "base64", media_type: "image/png", data: "aaaa" } };

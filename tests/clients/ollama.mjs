@@ -1,7 +1,7 @@
 // Ollama's own library for JavaScript.
 import assert from "node:assert/strict";
 import { Ollama } from "ollama";
-import { base, run } from "./suite.mjs";
+import { base, refused, run, routes } from "./suite.mjs";
 
 // The library shows no headers: the last answer's are kept here.
 let headers;
@@ -20,6 +20,10 @@ const status = (wanted, words) => (e) => {
   assert.match(e.error, words);
   return true;
 };
+
+// Whether the local model can be made to keep to a format.
+const localFormats = await client.chat(ask(routes[0], { format: { type: "object", properties: {}, required: [],
+  additionalProperties: false } })).then(() => true, () => false);
 
 await run("ollama", {
   async chat(route) {
@@ -60,6 +64,57 @@ await run("ollama", {
       assert.ok(r.total_duration >= r.prompt_eval_duration + r.eval_duration);
     }
     assert.equal(last.eval_count, whole.eval_count);
+  },
+  async tools(route) {
+    const tools = [{ type: "function", function: { name: "look_up", description: "Looks up a capital.", parameters: {
+      type: "object", properties: { country: { type: "string", enum: ["france"] } }, required: ["country"],
+      additionalProperties: false } } }];
+    const request = ask(route, { tools });
+    if (route.name === "local" && !localFormats) return refused(client.chat(request), (e) => e.status_code);
+    // The API has no tool_choice: whether a small model calls is its own affair, and the route back is the same.
+    const whole = await client.chat(request);
+    let calls = whole.message.tool_calls;
+    if (route.name === "cloud") {
+      const streamed = [];
+      for await (const part of await client.chat({ ...request, stream: true }))
+        streamed.push(...(part.message.tool_calls ?? []));
+      assert.deepEqual(streamed, calls);
+    }
+    if (route.name === "cloud" || calls)
+      assert.deepEqual([calls[0].function.name, calls[0].function.arguments], ["look_up", { country: "france" }]);
+    else calls = [{ function: { name: "look_up", arguments: { country: "france" } } }];
+    // Without ids, as Ollama's own clients send them; on every route, as the conversation moves between tiers.
+    const messages = [...request.messages,
+      { role: "assistant", content: "", tool_calls: calls.map((c) => ({ function: c.function })) },
+      { role: "tool", content: "paris", tool_name: "look_up" }];
+    for (const next of [route, ...routes, { model: "claude" }]) {
+      if (next.name === "local" && !localFormats) continue;
+      assert.ok((await client.chat({ ...request, model: next.model, messages })).message.role === "assistant");
+    }
+    if (route.name === "cloud")
+      assert.match((await client.chat({ ...request, messages })).message.content, /paris/);
+    await assert.rejects(client.chat({ ...request, messages: [...request.messages, { role: "tool", content: "x" }] }),
+      status(400, /result/));
+  },
+  async structured(route) {
+    const schema = { type: "object", properties: { name: { type: "string" }, big: { type: "boolean" } },
+      required: ["name", "big"], additionalProperties: false };
+    if (route.name === "local" && !localFormats)
+      return refused(client.chat(ask(route, { format: schema })), (e) => e.status_code);
+    const value = JSON.parse((await client.chat(ask(route, { format: schema }))).message.content);
+    assert.deepEqual([typeof value.name, typeof value.big], ["string", "boolean"]);
+    assert.equal(typeof JSON.parse((await client.generate({ model: route.model, prompt: question, format: "json",
+      options: { num_predict: 300 } })).response), "object");
+  },
+  async embeddings(route) {
+    const length = (v) => Math.hypot(...v);
+    if (route.name === "cloud") return refused(client.embed({ model: route.model, input: "a" }), (e) => e.status_code);
+    const r = await client.embed({ model: route.model, input: ["the sea", "the sky"] });
+    assert.equal(r.embeddings.length, 2);
+    for (const v of r.embeddings) assert.ok(Math.abs(length(v) - 1) < 1e-4);
+    assert.ok(r.prompt_eval_count > 0 && r.total_duration > 0);
+    const one = await client.embeddings({ model: route.model, prompt: "the sea" });
+    assert.deepEqual(one.embedding, r.embeddings[0]);
   },
   async models(route) {
     const { models } = await client.list();

@@ -1,5 +1,5 @@
-// What the clients' files share. A file describes one client as features, each a function that is given a route and
-// throws when something is not as it should be; run() calls them for both routes and prints a JSON line each:
+// What the clients' files share. A file describes one client as features, each a function that is given a route, throws
+// when something is not as it should be, and may return what the table is to say instead of "yes"; run() calls them for both routes and prints a JSON line each:
 //     {"client":"ollama","version":"0.6.4","route":"local","feature":"chat","ok":true,"ms":12}
 // tests/system/test_clients.py collects the lines of all files and table.py, which has the list of features, makes
 // docs/compatibility.md of them. A feature that a file does not have is not in that client's API.
@@ -22,6 +22,16 @@ const route = (name, model) => ({
 export const routes = [route("local", "tern-nano"), route("cloud", "main")];
 
 // label: what the table calls it, where one package has several APIs.
+// For what only the local model does, or it cannot do: the answer is a clear 400, which `status` finds in the error.
+export async function refused(promise, status = (e) => e.status) {
+  await assert.rejects(promise, (e) => {
+    assert.equal(status(e), 400, String(e));
+    assert.match(String(e.message ?? e), /not supported|local model/);
+    return true;
+  });
+  return "refused";
+}
+
 export async function run(client, features, label = client) {
   let failed = 0;
   for (const r of routes)
@@ -29,7 +39,8 @@ export async function run(client, features, label = client) {
       const began = performance.now();
       const line = { client: label, version: version(client), route: r.name, feature, ok: true };
       try {
-        await fn(r);
+        const said = await fn(r);
+        if (said) line.said = said;
       } catch (e) {
         failed++;
         line.ok = false;

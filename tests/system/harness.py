@@ -57,6 +57,8 @@ class Stub:
         self.p.wait()
         self.p.stdout.close()
 
+    close = stop
+
 
 class Daemon:
     """A running ternd: its own database, sockets and log. settings: "section.key=value" strings."""

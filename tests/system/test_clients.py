@@ -1,6 +1,6 @@
 """Real SDKs from npm, pinned in tests/clients/package.json and installed beside the build, against a running daemon: each
 file of tests/clients is one client, on both routes. docs/compatibility.md is the table of what they showed."""
-import os, shutil, subprocess
+import contextlib, os, shutil, subprocess, tempfile
 from harness import *
 
 SOURCES = os.path.join(SOURCE, "tests/clients")
@@ -45,8 +45,11 @@ def test_every_client_on_both_routes():
     if os.path.exists(LINES):
         os.unlink(LINES)
     clients = sorted(n for n in os.listdir(SOURCES) if n.endswith(".mjs") and n != "suite.mjs")
-    with running(cloud="ok") as (d, _):
-        lines = [line for name in clients for line in run_client(there, name, d.port)]
+    # The same stand-in twice: "main" in OpenAI's dialect, "claude" in Anthropic's.
+    with tempfile.TemporaryDirectory() as directory, contextlib.closing(Stub(directory)) as stub:
+        endpoints = cloud_settings(stub.url, "main") + cloud_settings(stub.url, "claude", dialect="anthropic")
+        with running(*endpoints) as (d, _):
+            lines = [line for name in clients for line in run_client(there, name, d.port)]
     with open(LINES, "w") as f:
         f.writelines(json.dumps(line) + "\n" for line in lines)
     failed = [f"{line['client']} {line['route']} {line['feature']}" for line in lines if not line["ok"]]
