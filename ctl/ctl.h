@@ -21,7 +21,7 @@ struct verb {
     const char *name, *arguments, *summary, *help;
     int (*run)(struct ctl *c, int argc, char **argv);   /* argv[0] is the verb's name */
 };
-extern const struct verb ask_verb, chat_verb, status_verb, log_verb, why_verb, stats_verb;
+extern const struct verb ask_verb, chat_verb, status_verb, log_verb, why_verb, stats_verb, key_verb;
 
 /* ---- client.c ---- */
 /* What the headers of an answer told about routing; "" where absent. */

@@ -6,7 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 
-static const struct verb *const verbs[] = { &ask_verb, &chat_verb, &status_verb, &log_verb, &why_verb, &stats_verb };
+static const struct verb *const verbs[] = { &ask_verb, &chat_verb, &status_verb, &log_verb, &why_verb, &stats_verb,
+                                            &key_verb };
 
 static void help(FILE *out)
 {

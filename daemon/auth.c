@@ -1,4 +1,4 @@
-/* API keys: the SHA-256 of what a request carries is held against every configured one, so that the time it takes
+/* API keys are random tokens of 256 bits. The SHA-256 of what a request carries is held against every configured one, so that the time it takes
  * tells nothing about any of them, and the configuration holds no key. Where no key is configured any is accepted and
  * ignored, since SDKs always send one. And who is at the other end of a connection, for the record. */
 #include <arpa/inet.h>
@@ -46,9 +46,39 @@ int auth_check(const struct api_key **ret, const struct config *c, const struct 
     }
     key = find(c, sent);
     if (!key)
-        return unauthorized(e, "the API key is not one of this server's ([key NAME] in its configuration)");
+        return unauthorized(e, "the API key is not one of this server's; ternctl key list tells their names");
     *ret = key;
     return 0;
+}
+
+int auth_api(const struct api_key *key, unsigned api, struct request_error *e)
+{
+    if (!key || !key->apis || !api || key->apis & api)
+        return 0;
+    *e = (struct request_error){
+        .http_status = 403, .type = "permission_error", .code = "api_not_allowed",
+        .message = "this API key may not use this API; see apis of its [key NAME]"};
+    return -EACCES;
+}
+
+bool auth_uid(int fd, const struct config *c)
+{
+    struct sockaddr_storage addr = {0};
+    socklen_t len = sizeof(addr), cred_len = sizeof(struct ucred);
+    struct ucred cred;
+    char uid[16];
+
+    if (getsockname(fd, (struct sockaddr *)&addr, &len) < 0)
+        return false;
+    if (addr.ss_family != AF_UNIX)
+        return true;
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &cred_len) < 0)
+        return false;
+    snprintf(uid, sizeof(uid), "%u", cred.uid);
+    for (size_t i = 0; i < c->listen.n_unix_uids; i++)
+        if (strcmp(c->listen.unix_uids[i], "*") == 0 || strcmp(c->listen.unix_uids[i], uid) == 0)
+            return true;
+    return cred.uid == 0 || cred.uid == geteuid();
 }
 
 void auth_peer(char out[PEER_BYTES], int fd)

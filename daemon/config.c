@@ -30,6 +30,7 @@ struct reading {
     const char *kind;                    /* its first word as the table writes it, or NULL before any section */
     void *home[4];                       /* by enum option_home: where options of this section go */
     size_t instance;                     /* of a named section */
+    bool keys_only;                      /* no other sections belong in this file */
     unsigned char *seen;                 /* n_options x MAX_INSTANCES: keys this file set already */
 };
 
@@ -119,7 +120,7 @@ static int enter_key(struct reading *in, const char *name)
         return 0;
     c->auth.n_keys++;
     strcpy(c->auth.keys[i].name, name);
-    return 0;
+    return set_defaults(&c->auth.keys[i], HOME_KEY, &in->err);
 }
 
 static int unknown(struct reading *in, const char *what, const char *name, const char *nearest)
@@ -152,6 +153,8 @@ static int enter_section(struct reading *in, const char *section)
     r = option_section(kind);
     if (r == 0)
         return unknown(in, "section", kind, option_nearest(kind, NULL));
+    if (in->keys_only && strcmp(kind, "key") != 0)
+        return fault(in, "only [key NAME] sections belong here");
     if (r == 1 && *name)
         return fault(in, "this section takes no name");
     if (r == 2 && !name_is_valid(name))
@@ -378,8 +381,6 @@ static int check_keys(const struct config *c, struct err *err)
                 return err_set(err, -EINVAL, "[key %s] and [key %s] are the same key", c->auth.keys[j].name,
                                c->auth.keys[i].name);
     }
-    if (c->auth.required && c->auth.n_keys == 0)
-        return err_set(err, -EINVAL, "[auth] required: needs at least one [key NAME] section");
     return 0;
 }
 
@@ -449,6 +450,11 @@ int config_load(struct config **ret, const char *path, bool path_given, char *co
         r = read_directory(&in, path);
     for (size_t i = 0; r == 0 && i < n_sets; i++)
         r = read_set(&in, sets[i]);
+    if (r == 0 && *c->auth.keys_file) {
+        in.keys_only = true;
+        r = read_file(&in, c->auth.keys_file);
+        r = r == -ENOENT ? 0 : r;
+    }
     if (r == 0)
         r = finish(c, &in.err);
     if (r < 0)

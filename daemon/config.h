@@ -2,7 +2,8 @@
  * options.c is the single source of names, types, defaults, ranges, units and the manual's sentences. A reload builds a whole
  * new value, checks it, and swaps; what runs keeps the one it began with.
  *
- * Files: the one given (default /etc/tern/tern.conf), then every *.conf in the directory <file>.d (tern.conf.d) in name order.
+ * Files: the one given (default /etc/tern/tern.conf), then every *.conf in the directory <file>.d (tern.conf.d) in name order,
+ * and last auth.keys_file, which may be missing and holds [key NAME] sections alone: `ternctl key` writes it.
  * A missing default file means defaults; a missing file that was named is an error. Later settings win. */
 #pragma once
 
@@ -14,9 +15,15 @@ struct api_key {
     uint8_t sha256[32];            /* of the key itself */
     bool has_label; enum label label;
     int batch;                     /* gives way to others */
+    unsigned apis;                 /* set of enum api; 0: all */
+    struct request_scope scope;
+    unsigned rate;                 /* requests a minute; 0: any number */
+    uint64_t tokens_per_day;       /* in and out, UTC days; 0: any number */
+    int64_t microusd_per_day;      /* 0: any amount */
 };
+enum api { API_OPENAI, API_ANTHROPIC, API_OLLAMA, API_TERN };
 
-#define CONFIG_MAX_KEYS 64
+#define CONFIG_MAX_KEYS 256
 #define CONFIG_MAX_HOSTS 16
 
 struct config {
@@ -28,6 +35,8 @@ struct config {
         char origins[CONFIG_MAX_HOSTS][128]; size_t n_origins;   /* allowed Origins; default none */
         unsigned max_connections;
         size_t max_body_bytes, max_header_bytes;
+        char unix_uids[CONFIG_MAX_HOSTS][128]; size_t n_unix_uids;   /* numbers, or "*"; none: our own and root's */
+        unsigned max_connections_peer;
         unsigned header_timeout_msec, body_timeout_msec, write_timeout_msec;
     } listen;
     struct { char path[512]; bool answer_unrecorded; unsigned max_requests; } store;
@@ -41,7 +50,7 @@ struct config {
         bool weight_only;
         unsigned kv;               /* enum kv_type */
     } engine;
-    struct { bool required; struct api_key keys[CONFIG_MAX_KEYS]; size_t n_keys; } auth;
+    struct { bool required; char keys_file[512]; struct api_key keys[CONFIG_MAX_KEYS]; size_t n_keys; } auth;
     struct { int level; } log;
     struct router_config *router;  /* policy, clouds, limits: what a request keeps; one reference held */
 };

@@ -399,8 +399,9 @@ static int read_priority(const struct exchange *x, bool *ret_batch, struct reque
 {
     const char *s = x->head->priority;
 
-    *ret_batch = s ? strcmp(s, "batch") == 0 : x->key && x->key->batch;
-    return !s || *ret_batch || strcmp(s, "interactive") == 0 ? 0 :
+    /* The header can only step back. */
+    *ret_batch = (s && strcmp(s, "batch") == 0) || (x->key && x->key->batch);
+    return !s || strcmp(s, "batch") == 0 || strcmp(s, "interactive") == 0 ? 0 :
            invalid(e, "x-tern-priority", "x-tern-priority: expected interactive or batch");
 }
 
@@ -443,7 +444,7 @@ void exchange_chat(struct exchange *x)
 {
     struct request_options o = {
         .dialect = x->dialect->name, .peer = x->peer, .label = x->head->label, .mode = x->head->mode,
-        .key = x->key ? x->key->name : NULL, .key_label = x->key && x->key->has_label ? &x->key->label : NULL,
+        .key = x->key ? x->key->name : NULL, .scope = x->key ? &x->key->scope : NULL, .key_label = x->key && x->key->has_label ? &x->key->label : NULL,
     };
     cleanup(chat_request_freep) struct chat_request *chat = NULL;
     struct request_error e;

@@ -116,6 +116,22 @@ static const struct path paths[] = {
     {"GET", "/v1/tern/why/", .prefix = true, .run = api_why},
     {"GET", "/v1/tern/stats", .run = api_stats},
 };
+/* Whose API a path belongs to, as an API key may be limited to: the first word of the dialect's name, or tern's own
+ * pages. 0: nobody's own, such as the list of models. */
+static unsigned path_api(const struct path *p)
+{
+    static const char *const names[] = {
+        [API_OPENAI] = "openai-", [API_ANTHROPIC] = "anthropic-", [API_OLLAMA] = "ollama-",
+    };
+
+    if (!p->dialect)
+        return strncmp(p->path, "/v1/tern/", 9) == 0 || strcmp(p->path, "/metrics") == 0 ? 1u << API_TERN : 0;
+    for (unsigned i = 0; i < ARRAY_SIZE(names); i++)
+        if (strncmp(p->dialect->name, names[i], strlen(names[i])) == 0)
+            return 1u << i;
+    return 0;
+}
+
 static const struct path preflight = {"OPTIONS", "*", .open = true, .run = preflight_run};
 
 /* NULL: unknown. */
@@ -187,6 +203,9 @@ static int check_head(struct conn *c, struct request_error *e)
 {
     int r;
 
+    if (!auth_uid(bufferevent_getfd(c->bev), c->config))
+        return refuse(e, 403, "permission_error", "user_not_allowed",
+                      "this user may not use the socket; list the uid in listen.unix_uids to allow it");
     if (!c->is_unix && !host_allowed(c->head.host, c->config))
         return refuse(e, 403, "permission_error", "host_not_allowed",
                       "this server does not answer to this Host; list the name in listen.hosts to allow it");
@@ -198,6 +217,10 @@ static int check_head(struct conn *c, struct request_error *e)
         return r;
     if (!c->path->open) {
         r = auth_check(&c->key, c->config, &c->head, e);
+        if (r == 0)
+            r = auth_api(c->key, path_api(c->path), e);
+        if (r == 0 && c->key)
+            r = quota_take(c->key, c->http->daemon->store, clock_usec(), clock_wall_usec(), e);
         if (r < 0)
             return r;
     }

@@ -47,9 +47,21 @@ bool host_allowed(const char *host, const struct config *c);
 /* Fills *e and returns -EACCES when the request may not pass; else 0 with *ret the key, or NULL when it carried none
  * that counts. Takes the same time whichever key it is. */
 int auth_check(const struct api_key **ret, const struct config *c, const struct head *h, struct request_error *e);
+/* Fills *e and returns -EACCES when the key may not use this API (a set of enum api, one bit; 0: nobody's own). */
+int auth_api(const struct api_key *key, unsigned api, struct request_error *e);
 /* "127.0.0.1", "unix:uid=1000". */
 #define PEER_BYTES 64
 void auth_peer(char out[PEER_BYTES], int fd);
+/* True when fd is no unix socket, or when listen.unix_uids lets its user in. */
+bool auth_uid(int fd, const struct config *c);
+
+/* ---- quota.c: what each key used: of its rate, and of its budgets today ------------------------------------------- */
+/* Take one request from the key's rate. 0, or -EACCES with *e, 429 and when to come again. What the key used before this
+ * process began is asked of the store once; until it answers, it counts as nothing. */
+int quota_take(const struct api_key *key, struct store *s, uint64_t now_usec, uint64_t wall_usec,
+               struct request_error *e);
+void quota_spend(const char *key, uint64_t wall_usec, uint64_t tokens, int64_t microusd);   /* of a request that is over */
+void quota_forget(void);                       /* everything, for tests */
 
 /* ---- exchange.c: one request and its answer ---------------------------------------------------------------------- */
 struct conn;

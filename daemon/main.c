@@ -4,17 +4,19 @@
 #include <errno.h>
 #include <event2/event.h>
 #include <getopt.h>
+#include <libgen.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/inotify.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include "base/clock.h"
 #include "base/log.h"
-#include "daemon/daemon.h"
+#include "daemon/http.h"
 #include "engine/engine.h"
 #include "models/embedded.h"
 
@@ -41,7 +43,8 @@ struct front {
     char addresses[256];
     int spawner_fd;
     pid_t spawner;
-    struct event *mail, *tick, *watchdog, *drain, *signals[3];
+    struct event *mail, *tick, *watchdog, *drain, *keys, *signals[3];
+    int keys_fd;                                 /* inotify's */
     bool ready;                                  /* READY=1 was sent */
     uint64_t drain_until_usec;
     int status;                                  /* to exit with */
@@ -234,6 +237,52 @@ static void on_worker_down(void *arg, bool engine)
         supervisor_worker_down(f->d.supervisor, engine ? SPAWN_ENGINE : SPAWN_EGRESS);
 }
 
+static void on_spent(void *arg, const char *key, uint64_t tokens, int64_t microusd)
+{
+    quota_spend(key, clock_wall_usec(), tokens, microusd);
+}
+
+/* ---- The keys' file: read again whenever it changes ------------------------------------------------------------- */
+
+static void on_keys(evutil_socket_t fd, short what, void *arg)
+{
+    struct front *f = arg;
+    const char *path = f->d.config->auth.keys_file, *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+    char events[4096] __attribute__((aligned(__alignof__(struct inotify_event))));
+    ssize_t n;
+    bool ours = false;
+
+    while ((n = read(fd, events, sizeof(events))) > 0)
+        for (char *p = events; p < events + n; p += sizeof(struct inotify_event) + ((struct inotify_event *)p)->len) {
+            const struct inotify_event *e = (struct inotify_event *)p;
+
+            ours |= e->mask & IN_Q_OVERFLOW || (e->len && strcmp(e->name, name) == 0);
+        }
+    if (ours)
+        reload_start(f);
+}
+
+/* Its directory, since the file is replaced whole. Without one nobody can put the file there either. */
+static int watch_keys(struct front *f)
+{
+    char path[sizeof(f->d.config->auth.keys_file)];
+    int fd;
+
+    strcpy(path, f->d.config->auth.keys_file);
+    if (!*path)
+        return 0;
+    fd = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
+    if (fd < 0)
+        return -errno;
+    f->keys_fd = fd;
+    if (inotify_add_watch(fd, dirname(path), IN_MOVED_TO | IN_MOVED_FROM | IN_CLOSE_WRITE | IN_DELETE) < 0) {
+        log_info("%s is not watched: %s; SIGHUP reads it again", f->d.config->auth.keys_file, strerror(errno));
+        return 0;
+    }
+    f->keys = event_new(f->d.base, fd, EV_READ | EV_PERSIST, on_keys, f);
+    return !f->keys || event_add(f->keys, NULL) < 0 ? -ENOMEM : 0;
+}
+
 static int make_events(struct front *f)
 {
     static const struct { int signal; event_callback_fn fn; } handlers[] = {
@@ -273,7 +322,7 @@ static int open_store(struct front *f, struct err *err)
 /* Everything between an open configuration and a running loop. */
 static int front_start(struct front *f, struct err *err)
 {
-    const struct router_hooks hooks = {on_worker_down, f};
+    const struct router_hooks hooks = {on_worker_down, on_spent, f};
     int r;
 
     r = listen_open(f->listeners, &f->n_listeners, f->d.config, err);
@@ -291,6 +340,8 @@ static int front_start(struct front *f, struct err *err)
     if (r < 0)
         return r;
     r = make_events(f);
+    if (r == 0)
+        r = watch_keys(f);
     if (r == 0)
         r = router_new(&f->d.router, f->d.base, f->d.store, f->d.config->router, &hooks);
     if (r == 0)
@@ -335,6 +386,8 @@ static void front_end(struct front *f)
     drop_event(&f->mail);
     drop_event(&f->tick);
     drop_event(&f->watchdog);
+    drop_event(&f->keys);
+    closep(&f->keys_fd);
     for (size_t i = 0; i < ARRAY_SIZE(f->signals); i++)
         drop_event(&f->signals[i]);
     if (f->d.base)
@@ -365,7 +418,7 @@ static int front_main(const struct arguments *args, int argc, char **argv)
 
     f.args = args;
     f.status = EXIT_FAILURE;
-    f.d.mailbox.fd = -1;
+    f.d.mailbox.fd = f.keys_fd = -1;
     f.d.started_usec = clock_usec();
     r = spawner_start(&f.spawner_fd, &f.spawner, argc, argv);
     if (r < 0) {

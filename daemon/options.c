@@ -11,6 +11,8 @@
 
 static const char *const mode_words[] = {"auto", "local-only", "cloud-only", "prefer-local", NULL};
 static const char *const label_words[] = {"public", "internal", "private", "secret", NULL};
+static const char *const scope_words[] = {"local", "cloud", "auto", NULL};
+static const char *const api_words[] = {"openai", "anthropic", "ollama", "tern", NULL};
 static const char *const priority_words[] = {"interactive", "batch", NULL};
 static const char *const fault_words[] = {"refuse", "local", NULL};
 static const char *const layout_words[] = {"auto", "a", "b", "c", NULL};
@@ -34,6 +36,10 @@ const struct config_option options[] = {
      .example = "/run/tern/tern.sock",
      .about = "Path of a unix socket to listen on, made with mode 0660; empty for none. Ignored when the service "
               "manager passes sockets."},
+    {"listen", "unix_uids", CONFIG(listen.unix_uids), .count_offset = offsetof(struct config, listen.n_unix_uids),
+     .type = OPTION_LIST, .standard = "", .example = "1000, 1001", .reload = true,
+     .about = "User ids that may use the unix socket, by number and separated by commas, besides root and the one that "
+              "ternd runs as; * for everybody whom the file's mode lets in."},
     {"listen", "hosts", CONFIG(listen.hosts), .count_offset = offsetof(struct config, listen.n_hosts),
      .type = OPTION_LIST, .standard = "", .example = "assistant.home.example", .reload = true,
      .about = "Names allowed in the Host header besides those of loopback, separated by commas; no ports."},
@@ -43,6 +49,9 @@ const struct config_option options[] = {
     {"listen", "max_connections", CONFIG(listen.max_connections), .type = OPTION_UINT, .standard = "1024", .min = 1,
      .max = 16384, .reload = true,
      .about = "Connections open at the same time; more are closed at once."},
+    {"listen", "max_connections_peer", CONFIG(listen.max_connections_peer), .type = OPTION_UINT, .standard = "256",
+     .min = 1, .max = 16384, .reload = true,
+     .about = "Connections open at the same time from one address that is not loopback; more are closed at once."},
     {"listen", "max_body", CONFIG(listen.max_body_bytes), .type = OPTION_SIZE, .standard = "4M", .min = 1024,
      .max = 32 << 20, .reload = true,
      .about = "Longest request body."},
@@ -194,6 +203,9 @@ const struct config_option options[] = {
 
     {"auth", "required", CONFIG(auth.required), .type = OPTION_BOOL, .standard = "no", .reload = true,
      .about = "Yes refuses requests that do not carry one of the keys below."},
+    {"auth", "keys_file", CONFIG(auth.keys_file), .type = OPTION_STRING, .standard = "/etc/tern/keys.conf",
+     .about = "File with [key NAME] sections, written by ternctl key and read again whenever it changes; it may be "
+              "missing. Empty for none."},
 
     {"key", "sha256", KEY(sha256), .type = OPTION_SHA256, .secret = true, .reload = true,
      .example = "the output of: printf %s KEY | sha256sum",
@@ -201,6 +213,26 @@ const struct config_option options[] = {
     {"key", "label", KEY(label), .count_offset = offsetof(struct api_key, has_label), .type = OPTION_ENUM,
      .names = label_words, .standard = "", .example = "internal", .reload = true,
      .about = "Label this key puts on its requests; a header can only raise it. Empty leaves them unlabelled."},
+    {"key", "max_label", KEY(scope.max_label), .count_offset = offsetof(struct api_key, scope.has_max_label),
+     .type = OPTION_ENUM, .names = label_words, .standard = "", .example = "internal", .reload = true,
+     .about = "Requests that turn out to have a higher label are refused. Empty for no such limit."},
+    {"key", "apis", KEY(apis), .type = OPTION_SET, .names = api_words, .standard = "", .example = "openai, ollama",
+     .reload = true,
+     .about = "APIs this key may use: openai, anthropic, ollama, and tern for metrics and the record; empty for all."},
+    {"key", "modes", KEY(scope.modes), .type = OPTION_SET, .names = scope_words, .standard = "", .example = "local",
+     .reload = true,
+     .about = "Modes this key may use: local, cloud, auto (which is also prefer-local); empty for all. Where a request "
+              "names none, it gets one of these."},
+    {"key", "endpoints", KEY(scope.endpoints), .count_offset = offsetof(struct api_key, scope.n_endpoints),
+     .type = OPTION_LIST, .standard = "", .example = "main", .reload = true,
+     .about = "Names of [cloud NAME] sections this key's requests may go to; empty for all."},
+    {"key", "rate", KEY(rate), .type = OPTION_UINT, .standard = "0", .max = 1000000, .reload = true,
+     .about = "Requests a minute; more get 429 with Retry-After. 0 for any number."},
+    {"key", "tokens_per_day", KEY(tokens_per_day), .type = OPTION_UINT, .standard = "0", .max = 1e12, .reload = true,
+     .about = "Tokens in and out a day (UTC), after which requests get 429 until the next; 0 for any number. What is "
+              "under way when they are used up is finished."},
+    {"key", "usd_per_day", KEY(microusd_per_day), .type = OPTION_PRICE, .standard = "0", .max = 1e6, .reload = true,
+     .about = "Dollars of cloud answers a day, likewise."},
     {"key", "priority", KEY(batch), .type = OPTION_ENUM, .names = priority_words, .standard = "interactive",
      .reload = true,
      .about = "batch lets this key's requests wait for a session while others do, and keeps them from the last quarter "
@@ -220,7 +252,7 @@ static const struct { const char *section, *about; } sections[] = {
                "(or list private in that endpoint's labels)."},
     {"cloud", "A cloud endpoint; repeat with other names, in order of preference. None by default, so nothing leaves."},
     {"auth", "Who may use the API."},
-    {"key", "An API key; repeat with other names."},
+    {"key", "An API key; repeat with other names. ternctl key makes them, in a file of their own (auth.keys_file)."},
     {"log", "Messages to the journal or to standard error."},
 };
 
@@ -401,6 +433,25 @@ static void store_uint(void *member, size_t size, uint64_t v)
         *(uint64_t *)member = v;
 }
 
+/* Words to bits; nothing is no bit. */
+static int parse_set(unsigned *ret, const char *s, const char *const *names)
+{
+    unsigned set = 0;
+
+    while (*(s += strspn(s, ", "))) {
+        size_t n = strcspn(s, ", "), i = 0;
+
+        while (names[i] && (strlen(names[i]) != n || strncasecmp(names[i], s, n) != 0))
+            i++;
+        if (!names[i])
+            return -EINVAL;
+        set |= 1u << i;
+        s += n;
+    }
+    *ret = set;
+    return 0;
+}
+
 static int parse_value(const struct config_option *o, void *home, const char *s)
 {
     char *member = (char *)home + o->offset, *end;
@@ -452,6 +503,8 @@ static int parse_value(const struct config_option *o, void *home, const char *s)
         return -EINVAL;
     case OPTION_LABELS:
         return label_set_from_string((unsigned *)(void *)member, s);
+    case OPTION_SET:
+        return parse_set((unsigned *)(void *)member, s, o->names);
     case OPTION_PII:
         return pii_set_from_string((unsigned *)(void *)member, s);
     case OPTION_LIST:
@@ -489,9 +542,12 @@ static void write_range(char *out, size_t size, const struct config_option *o)
         snprintf(out, size, "%g s to %g s, with ms, s, min or h", o->min, o->max);
         return;
     case OPTION_ENUM:
+    case OPTION_SET:
         for (size_t i = 0; o->names[i] && n < size; i++)
             n += (size_t)snprintf(out + n, size - n, "%s%s", i == 0 ? "" : o->names[i + 1] ? ", " : " or ",
                                   o->names[i]);
+        if (o->type == OPTION_SET && n < size)
+            snprintf(out + n, size - n, ", some separated by commas");
         return;
     case OPTION_LABELS:
         snprintf(out, size, "labels separated by commas");

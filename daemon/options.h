@@ -6,7 +6,7 @@
 
 enum option_type {
     OPTION_STRING, OPTION_BOOL, OPTION_UINT, OPTION_SIZE, OPTION_DOUBLE, OPTION_MSEC, OPTION_USEC, OPTION_ENUM,
-    OPTION_LABELS, OPTION_PII, OPTION_LIST, OPTION_PRICE, OPTION_SHA256,
+    OPTION_LABELS, OPTION_PII, OPTION_SET, OPTION_LIST, OPTION_PRICE, OPTION_SHA256,
 };
 
 /* Which struct the offset counts from. The last two are the named sections, one struct for each name. */
@@ -18,7 +18,7 @@ struct config_option {
     enum option_type type;
     const char *standard;          /* default, as one would write it; NULL: must be given */
     double min, max;               /* of numbers; sizes in bytes, durations in seconds */
-    const char *const *names;      /* OPTION_ENUM: the words, the index is the value; NULL-terminated */
+    const char *const *names;      /* OPTION_ENUM, OPTION_SET: the words, the index is the value or bit; NULL-terminated */
     bool reload;                   /* a reload applies it; else it needs a restart */
     bool secret;                   /* its value is never quoted */
     size_t offset, size;           /* the member */

@@ -47,6 +47,8 @@ static enum reason endpoint_gate(const struct policy_config *c, const struct pol
 {
     if (!(c->endpoints[i].labels & 1u << in->label))
         return REASON_REJ_LABEL;
+    if (in->endpoint_denied[i])
+        return REASON_REJ_KEY;
     if (in->mode == MODE_LOCAL_ONLY || (in->mode == MODE_PREFER_LOCAL && local_allowed))
         return REASON_REJ_MODE;
     if (in->ask == ASK_LOCAL || (in->ask == ASK_CLOUD && in->ask_endpoint != i))

@@ -131,6 +131,7 @@ struct policy_input {
     bool link_up;                          /* egress worker alive and not in offline mode */
     bool endpoint_ready[POLICY_MAX_ENDPOINTS];   /* breaker allows and not tried already in this request */
     bool endpoint_tried[POLICY_MAX_ENDPOINTS];
+    bool endpoint_denied[POLICY_MAX_ENDPOINTS];  /* to the API key */
     unsigned found;                        /* set of enum pii that raised the label */
     struct policy_features features;
     struct policy_signals signals;         /* STREAM and END */
@@ -160,6 +161,7 @@ enum reason {
     /* rejected candidates */
     REASON_REJ_LABEL, REASON_REJ_MODE, REASON_REJ_ASK, REASON_REJ_BREAKER, REASON_REJ_OFFLINE, REASON_REJ_TRIED,
     REASON_REJ_RELEASED, REASON_REJ_LOCAL_DOWN, REASON_REJ_LOCAL_FITS, REASON_REJ_LOCAL_TRIED, REASON_REJ_SCORE, REASON_REJ_ORDER,
+    REASON_REJ_KEY,
     REASON_COUNT
 };
 const char *reason_code(enum reason r);        /* "label-keeps-local": stable, in headers, rows and metrics */

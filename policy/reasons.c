@@ -38,7 +38,8 @@
     X(REJ_LOCAL_FITS, "local-too-long", "the request is too long for its context, or asks for what it cannot do") \
     X(REJ_LOCAL_TRIED, "local-already-failed", "had already failed this request") \
     X(REJ_SCORE, "score", "the score chose another route") \
-    X(REJ_ORDER, "order", "another route comes first")
+    X(REJ_ORDER, "order", "another route comes first") \
+    X(REJ_KEY, "key", "the API key may not use it")
 
 static const struct { const char *code, *sentence; } reasons[REASON_COUNT] = {
 #define X(name, code, sentence) [REASON_##name] = { code, sentence },

@@ -98,7 +98,7 @@ struct request {
     struct chat_request *chat;
     struct arena arena;                    /* strings below */
     char id[ID_BYTES];
-    struct { const char *dialect, *key, *peer, *label, *model; enum label key_label; bool has_key_label, batch; } asked;
+    struct { const char *dialect, *key, *peer, *label, *model; enum label key_label, max_label; bool has_key_label, batch; } asked;
     const struct request_sink *sink;       /* NULL: the client left */
     void *arg;
     uint64_t began_usec, deadline_usec;    /* monotonic */

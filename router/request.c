@@ -55,6 +55,10 @@ FAULT(engine_down, 503, "server_error", "the local model is not running, and not
 FAULT(engine_lost, 500, "engine_error", "the local model stopped before the answer was complete", 0);
 FAULT(cloud_unavailable, 503, "server_error", "only a cloud may answer this request, and none can be reached now", 5);
 FAULT(upstream_cut, 502, "upstream_error", "the cloud stopped before the answer was complete", 0);
+FAULT(mode_not_allowed, 403, "permission_error", "this API key may not use this mode", 0);
+FAULT(model_not_allowed, 403, "permission_error", "this API key may not use this model", 0);
+FAULT(label_not_allowed, 403, "permission_error",
+      "this API key may not send data with this label; see max_label of its [key NAME]", 0);
 FAULT(deadline_exceeded, 504, "timeout_error", "the request's time is over; allow it more, or ask for less", 0);
 
 void request_run(struct request *q)
@@ -240,6 +244,10 @@ static enum step do_label(struct request *q)
     q->in.local_fits = local_check(q, &q->beyond_local) == 0;
     q->labelled = true;
     row_append(q, &row);
+    if (l.label > q->asked.max_label) {
+        q->fault = label_not_allowed;
+        return refuse(q);
+    }
     q->stage = STAGE_BEFORE;
     return STEP_DECIDE;
 }
@@ -497,6 +505,9 @@ static enum step do_record(struct request *q)
         .confidence = request_confidence(q),
     }});
     metrics_request(q->router, q, latency);
+    if (q->asked.key && q->router->hooks.spent)
+        q->router->hooks.spent(q->router->hooks.arg, q->asked.key, (uint64_t)q->answer.tokens_in + q->answer.tokens_out,
+                               (int64_t)q->cost_microusd);
     event_del(&q->deadline);
 
     m = request_meta(q);
@@ -573,10 +584,46 @@ static int admit(struct request *q, struct request_error *ret_error)
     return 1;
 }
 
+/* A mode that the key does not allow is refused where it was asked for, and else becomes the one it does allow. */
+static int scope_mode(struct request *q, const struct request_scope *s, const char *asked)
+{
+    enum mode mode = q->in.mode;
+    unsigned is = mode == MODE_LOCAL_ONLY ? SCOPE_LOCAL : mode == MODE_CLOUD_ONLY ? SCOPE_CLOUD : SCOPE_AUTO;
+
+    if (!s->modes || s->modes & is)
+        return 0;
+    /* Only what the device leaves open can be narrowed. */
+    if (asked || is != SCOPE_AUTO)
+        return -EACCES;
+    q->in.mode = s->modes & SCOPE_LOCAL ? MODE_LOCAL_ONLY : MODE_CLOUD_ONLY;
+    return 0;
+}
+
+/* The clouds that are left, and whether the model asked for is within it all. */
+static int scope_model(struct request *q, const struct request_scope *s)
+{
+    const struct policy_config *c = &q->config->policy;
+    const char *name = q->chat->model ? q->chat->model : "";
+    bool cloud = q->in.ask == ASK_CLOUD || strcmp(name, "cloud") == 0;
+
+    for (size_t i = 0; s->n_endpoints && i < c->n_endpoints; i++) {
+        q->in.endpoint_denied[i] = true;
+        for (size_t k = 0; k < s->n_endpoints; k++)
+            if (strcmp(s->endpoints[k], c->endpoints[i].name) == 0)
+                q->in.endpoint_denied[i] = false;
+    }
+    if (s->modes && cloud && !(s->modes & (SCOPE_CLOUD | SCOPE_AUTO)))
+        return -EACCES;
+    if (s->modes && q->in.ask == ASK_LOCAL && !(s->modes & (SCOPE_LOCAL | SCOPE_AUTO)))
+        return -EACCES;
+    return q->in.ask == ASK_CLOUD && q->in.endpoint_denied[q->in.ask_endpoint] ? -EACCES : 0;
+}
+
 /* Keep what the client asked for beside the body. 0, -ENOMEM, or 1 with *ret_error. */
 static int ask(struct request *q, const struct request_options *o, struct request_error *ret_error)
 {
     struct err err;
+    int result;
 
     q->asked.dialect = o->dialect;
     q->asked.key = arena_strdup(&q->arena, o->key);
@@ -584,6 +631,7 @@ static int ask(struct request *q, const struct request_options *o, struct reques
     q->asked.label = arena_strdup(&q->arena, o->label);
     q->asked.has_key_label = o->key_label;
     q->asked.batch = o->batch;
+    q->asked.max_label = o->scope && o->scope->has_max_label ? o->scope->max_label : LABEL_COUNT - 1;
     if (o->key_label)
         q->asked.key_label = *o->key_label;
     if ((o->key && !q->asked.key) || (o->peer && !q->asked.peer) || (o->label && !q->asked.label))
@@ -596,7 +644,18 @@ static int ask(struct request *q, const struct request_options *o, struct reques
         };
         return 1;
     }
-    return model_resolve(q, ret_error) == 1;
+    if (o->scope && scope_mode(q, o->scope, o->mode) < 0) {
+        *ret_error = mode_not_allowed;
+        return 1;
+    }
+    result = model_resolve(q, ret_error);
+    if (result == 1)
+        return 1;
+    if (o->scope && scope_model(q, o->scope) < 0) {
+        *ret_error = model_not_allowed;
+        return 1;
+    }
+    return 0;
 }
 
 static void deadline_set(struct request *q, uint64_t asked_usec)

@@ -32,6 +32,7 @@ void router_config_unref(struct router_config *c);
 struct router;
 struct router_hooks {
     void (*worker_down)(void *arg, bool engine);        /* a worker's socket closed: start another and attach it */
+    void (*spent)(void *arg, const char *key, uint64_t tokens, int64_t microusd);   /* a key's request is over */
     void *arg;
 };
 /* Borrows base and store. Takes a reference on config. */
@@ -117,7 +118,16 @@ struct request_sink {
     void (*fail)(void *arg, const struct request_meta *m, const struct request_error *e);   /* m->route may be ROUTE_NONE */
 };
 
+/* What an API key lets its requests do; all zero: everything. The device's own rules hold besides. */
+enum { SCOPE_LOCAL = 1, SCOPE_CLOUD = 2, SCOPE_AUTO = 4 };
+struct request_scope {
+    bool has_max_label; enum label max_label;      /* requests with a higher label are refused */
+    unsigned modes;                                /* set of SCOPE_…; 0: all */
+    char endpoints[16][128]; size_t n_endpoints;   /* names of clouds; none: all */
+};
+
 struct request_options {
+    const struct request_scope *scope;   /* or NULL; needed during the call only */
     const char *dialect;          /* "openai-chat", … static */
     const char *key;              /* API key's name or NULL; copied, as all strings here */
     const enum label *key_label;  /* label the key puts on its requests, or NULL */

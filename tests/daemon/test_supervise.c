@@ -149,7 +149,7 @@ static void test_life(void)
 int main(void)
 {
     char directory[] = "/tmp/tern-supervise-XXXXXX", path[64], command[64];
-    struct router_hooks hooks = {on_worker_down, NULL};
+    struct router_hooks hooks = {.worker_down = on_worker_down};
     struct store_config sc = {.path = path, .max_requests = 4, .busy_timeout_msec = 1000};
     struct router_config *rc = router_config_new();
     struct err err = {""};
