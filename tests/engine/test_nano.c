@@ -2,58 +2,11 @@
  * training recipe wrote down, item by item. Every hundred-and-somethingth of the evaluation's items. */
 #include <criterion/criterion.h>
 #include "base/json.h"
-#include "engine/internal.h"
+#include "tests/engine/nano.h"
 #include "tests/engine/read_file.h"
 
 #define N_ITEMS 60
 #define MAX_ANSWER 64
-#define BATCH 64
-
-struct nano {
-    struct model *model;
-    struct pool *pool;
-    struct kv_pool *kv;
-    struct forward *forward;
-    struct session *session;
-    float *logits;
-};
-
-static void nano_init(struct nano *n)
-{
-    struct err err = {0};
-    char path[4096];
-
-    snprintf(path, sizeof(path), "%s/models/tern-nano.gguf", getenv("TERN_SOURCE") ?: ".");
-    cr_assert_eq(model_open(&n->model, path, NULL, &err), 0, "%s", err.msg);
-    cr_assert_eq(pool_new(&n->pool, 1), 0);
-    cr_assert_eq(forward_new(&n->forward, n->model, n->pool, BATCH, &err), 0, "%s", err.msg);
-    cr_assert_eq(kv_pool_new(&n->kv, n->model, KV_F32, 0, &err), 0, "%s", err.msg);
-    cr_assert_eq(session_new(&n->session, n->kv, 0), 0);
-    n->logits = malloc(n->model->n_vocab * sizeof(float));
-}
-
-static void nano_done(struct nano *n)
-{
-    free(n->logits);
-    session_free(n->session);
-    kv_pool_free(n->kv);
-    forward_free(n->forward);
-    pool_free(n->pool);
-    model_free(n->model);
-}
-
-static void feed(struct nano *n, const int32_t *ids, size_t len)
-{
-    for (size_t i = 0; i < len;) {
-        struct forward_row rows[BATCH];
-        size_t b = 0;
-
-        for (; b < BATCH && i < len; b++, i++)
-            rows[b] = (struct forward_row){ .session = n->session, .token = ids[i],
-                                            .logits = i + 1 == len ? n->logits : NULL };
-        cr_assert_eq(forward_run(n->forward, rows, b), 0);
-    }
-}
 
 static void answer(struct nano *n, const char *prompt, struct buf *out)
 {
@@ -63,7 +16,7 @@ static void answer(struct nano *n, const char *prompt, struct buf *out)
 
     cr_assert_eq(template_render(n->model->template, n->model->tokenizer, messages, &ids, &err), 0, "%s", err.msg);
     session_reset(n->session, 0);
-    feed(n, ids.ids, ids.len);
+    nano_feed(n, ids.ids, ids.len);
     for (int i = 0; i < MAX_ANSWER; i++) {
         int32_t best = 0;
         const char *piece;
@@ -76,7 +29,7 @@ static void answer(struct nano *n, const char *prompt, struct buf *out)
             return;
         piece = tokenizer_piece(n->model->tokenizer, best, &len);
         cr_assert_eq(buf_append(out, piece, len), 0);
-        feed(n, &best, 1);
+        nano_feed(n, &best, 1);
     }
 }
 

@@ -1,5 +1,8 @@
 /* What of JSON Schema is understood, what is refused and in which words, and which documents a schema lets pass. */
+#include <criterion/criterion.h>
+#include <errno.h>
 #include <math.h>
+#include <string.h>
 #include <time.h>
 
 #include "tests/engine/schemas.h"
