@@ -197,11 +197,15 @@ static void fill(struct mask *m, const struct thread *t, uint32_t limit, uint64_
         return;
     }
     if (thread_in_string(m->grammar, t, &room, &need)) {
-        /* At worst a token leaves a character's escape open. */
+        /* At worst a token leaves a character's escape open. Where that would cost too much, the string is closed, if it
+         * may be: it is time. */
         inside = need + 5 + (t->up ? t->up->price : 0);
-        if (inside <= limit) {
-            memcpy(set, l->inside[room >= l->longest ? LEXICON_CHARACTERS : MIN(room, LEXICON_CHARACTERS - 1)],
-                   l->words * sizeof(*set));
+        if (inside <= limit || need == 0) {
+            if (inside <= limit)
+                memcpy(set, l->inside[room >= l->longest ? LEXICON_CHARACTERS : MIN(room, LEXICON_CHARACTERS - 1)],
+                       l->words * sizeof(*set));
+            else
+                memset(set, 0, l->words * sizeof(*set));
             prices->dearest = inside;
             walk(m, &l->quoted, t, limit, set, prices);
             return;
