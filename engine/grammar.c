@@ -144,6 +144,8 @@ static bool weigh(struct grammar *g, struct node *n)
     uint32_t price = GRAMMAR_NEVER, height = 0;
     const struct node *inside;
 
+    if (n->kind <= NODE_NUMBER && n->height == 0)
+        return false;                 /* nothing is inside it that could have changed */
     switch (n->kind) {
     case NODE_TEXT:
         price = texts_price(g, n->text.lo, n->text.hi, 0);
