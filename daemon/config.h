@@ -49,6 +49,8 @@ struct config {
         unsigned activation;       /* enum ffn_act */
         bool weight_only;
         unsigned kv;               /* enum kv_type */
+        size_t kv_bytes, prefix_bytes;
+        bool draft;
     } engine;
     struct { bool required; char keys_file[512]; struct api_key keys[CONFIG_MAX_KEYS]; size_t n_keys; } auth;
     struct { int level; } log;

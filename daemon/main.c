@@ -480,6 +480,9 @@ static int engine_main(const struct arguments *args)
     e.activation = (enum ffn_act)c->engine.activation;
     e.weight_only = c->engine.weight_only;
     e.kv = (enum kv_type)c->engine.kv;
+    e.kv_bytes = c->engine.kv_bytes;
+    e.prefix_bytes = c->engine.prefix_bytes;
+    e.draft = c->engine.draft;
     r = engine_worker_main(args->fd, &e);
     config_unref(c);
     return r;

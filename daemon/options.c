@@ -90,6 +90,15 @@ const struct config_option options[] = {
               "faster than one after the other."},
     {"engine", "kv", CONFIG(engine.kv), .type = OPTION_ENUM, .names = kv_words, .standard = "f16",
      .about = "What the keys and values of a conversation are kept as: f16, int8 in half the memory, or f32 in twice."},
+    {"engine", "kv_memory", CONFIG(engine.kv_bytes), .type = OPTION_SIZE, .standard = "0", .max = 1ull << 40,
+     .about = "Memory for the keys and values of all conversations together; 0 for a quarter of the machine's. It is "
+              "taken as conversations grow. When it is full, the newest one waits for another to end."},
+    {"engine", "prefix_cache", CONFIG(engine.prefix_bytes), .type = OPTION_SIZE, .standard = "256M", .max = 1ull << 40,
+     .about = "How much of it may be kept of what was read before, so that the next turn of a conversation, or another "
+              "one that begins alike, is not read again; 0 keeps nothing. Nothing is shared between API keys."},
+    {"engine", "draft", CONFIG(engine.draft), .type = OPTION_BOOL, .standard = "yes",
+     .about = "Yes guesses tokens from the text so far and checks several at once where that is faster. Answers are the "
+              "same."},
     {"engine", "queue", CONFIG(engine.queue), .type = OPTION_UINT, .standard = "256", .max = 4096,
      .about = "Local requests that may wait for a session; more get 503 or go to an allowed cloud."},
     {"engine", "queue_client", CONFIG(engine.queue_client), .type = OPTION_UINT, .standard = "128", .max = 4096,

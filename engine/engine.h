@@ -22,6 +22,10 @@ struct engine_config {
     unsigned threads;            /* 0: all cores this process may use, at most 8 */
     unsigned context;            /* tokens a session may hold, 0: the model's own limit */
     unsigned sessions;           /* requests decoded side by side; more wait in ternd */
+    size_t kv_bytes;             /* memory for keys and values of all of them and of prefixes; 0: a quarter of all */
+    size_t prefix_bytes;         /* of that, for what was read before; 0: nothing is kept */
+    bool draft;                  /* guess tokens where that is faster */
+    bool draft_always;           /* and where it is not, for tests */
     unsigned max_tokens;         /* new tokens where the client gave none; 0: what the context leaves */
     double temperature;          /* where the client gave none */
     double top_p;
@@ -92,6 +96,7 @@ struct engine_end {
     uint32_t finish;          /* enum engine_finish */
     uint32_t n_prompt, n_tokens;   /* n_tokens: how many ENGINE_TOKEN frames there were */
     uint32_t stop;            /* 1 + which stop string of the request ended it, counted from 0; 0: none did */
+    uint32_t n_guessed, reserved;   /* of the tokens, how many had been guessed and only needed checking */
     uint64_t prefill_usec, decode_usec;
 };
 

@@ -14,7 +14,9 @@ void job_clear(struct job *j)
     chat_request_free(j->request);
     sampler_free(j->sampler);
     reply_free(j->reply);
-    tokens_done(&j->prompt);
+    tokens_done(&j->text);
+    free(j->client);
+    session_reset(j->session, 0);
     *j = (struct job){ .session = j->session, .logits = j->logits };
 }
 
@@ -22,11 +24,15 @@ int job_end(struct worker *w, struct job *j, enum engine_finish finish)
 {
     uint64_t now = clock_usec(), prompt = j->prompt_usec ? j->prompt_usec : now, id = j->id;
     struct engine_end end = {
-        .finish = finish, .n_prompt = (uint32_t)j->prompt.len, .n_tokens = (uint32_t)j->n_tokens,
-        .stop = j->reply ? reply_stop(j->reply) : 0, .prefill_usec = prompt - j->start_usec,
-        .decode_usec = now - prompt,
+        .finish = finish, .n_prompt = (uint32_t)j->n_prompt, .n_tokens = (uint32_t)j->n_tokens,
+        .stop = j->reply ? reply_stop(j->reply) : 0, .n_guessed = (uint32_t)j->n_guessed,
+        .prefill_usec = prompt - j->start_usec, .decode_usec = now - prompt,
     };
 
+    /* The last token was not read yet; what the session has of guesses goes. */
+    session_reset(j->session, j->text.len - 1);
+    if (finish != FINISH_ERROR)
+        prefix_keep(&w->prefix, j->client, j->text.ids, j->session);
     job_clear(j);
     w->n_running--;
     return worker_send(w, ENGINE_END, id, &end, sizeof(end));
@@ -37,22 +43,25 @@ int job_allow(struct job *j)
     return j->held = reply_allowed(j->reply, j->max_tokens - j->n_tokens, &j->allowed);
 }
 
-int job_token(struct worker *w, struct job *j)
+int job_token(struct worker *w, struct job *j, float *logits)
 {
     const struct tokenizer *tokenizer = w->model->tokenizer;
     struct engine_token t = { 0 };
     enum engine_finish finish = FINISH_ERROR;
     enum answer_channel channel = ANSWER_TEXT;
+    int32_t token;
     bool last = true;
     size_t len;
     int r;
 
     if (j->held < 0)
         return job_end(w, j, FINISH_ERROR);
-    sampler_pick(j->sampler, j->logits, j->allowed, &t);
-    j->token = (int32_t)t.id;
+    sampler_pick(j->sampler, logits, j->allowed, &t);
+    token = (int32_t)t.id;
+    if (tokens_push(&j->text, token) < 0)
+        return job_end(w, j, FINISH_ERROR);
     j->n_tokens++;
-    t.piece = tokenizer_piece(tokenizer, j->token, &len);
+    t.piece = tokenizer_piece(tokenizer, token, &len);
     t.piece_len = (uint32_t)len;
     for (size_t i = 0; i < t.n_top; i++) {
         t.top[i].piece = tokenizer_piece(tokenizer, (int32_t)t.top[i].id, &len);
@@ -60,12 +69,12 @@ int job_token(struct worker *w, struct job *j)
     }
 
     buf_clear(&w->text);
-    if (tokenizer_is_end(tokenizer, j->token)) {
+    if (tokenizer_is_end(tokenizer, token)) {
         t.piece_len = 0;
         r = reply_flush(j->reply, &w->text, &channel);
         finish = reply_finish(j->reply, true);
     } else {
-        r = reply_push(j->reply, j->token, &w->text, &channel);
+        r = reply_push(j->reply, token, &w->text, &channel);
         last = r != 0 || j->n_tokens == j->max_tokens;
         finish = reply_finish(j->reply, r > 0);
         if (r == 0 && last)
@@ -83,13 +92,12 @@ int job_token(struct worker *w, struct job *j)
 
 int job_prompted(struct worker *w, struct job *j)
 {
-    struct engine_prompt p = { .n_tokens = (uint32_t)j->prompt.len };
-    int r;
+    struct engine_prompt p = { .n_tokens = (uint32_t)j->n_prompt, .n_cached = (uint32_t)j->n_cached };
 
     j->prompt_usec = clock_usec();
     p.prefill_usec = j->prompt_usec - j->start_usec;
-    r = worker_send(w, ENGINE_PROMPT, j->id, &p, sizeof(p));
-    return r < 0 ? r : job_token(w, j);
+    prefix_keep(&w->prefix, j->client, j->text.ids, j->session);
+    return worker_send(w, ENGINE_PROMPT, j->id, &p, sizeof(p));
 }
 
 /* ---- from its frame ---- */
@@ -134,12 +142,20 @@ static int params_read(const struct worker *w, struct chat_params *params, struc
 static int request_read(const struct worker *w, struct job *j, const struct frame *f, struct err *err)
 {
     cleanup(json_decrefp) json_t *body = json_parse(f->data, f->len, err);
+    const char *client = "";
     int r;
 
     if (!body)
         return -EINVAL;
-    r = chat_request_from_json(&j->request, body, err);
-    return r < 0 ? r : params_read(w, &j->request->params, err);
+    r = json_read_string(body, "client", &client, err);
+    if (r >= 0)
+        r = json_read_bool(body, "batch", &j->batch, err);
+    if (r >= 0)
+        r = chat_request_from_json(&j->request, body, err);
+    if (r < 0)
+        return r;
+    j->client = strdup(client);
+    return j->client ? params_read(w, &j->request->params, err) : -ENOMEM;
 }
 
 static void fill(struct worker *w, struct job *j, const struct frame *f, struct refusal *why)
@@ -151,13 +167,14 @@ static void fill(struct worker *w, struct job *j, const struct frame *f, struct 
         refusal_set(why, r);
         return;
     }
-    job_prompt(w, j->request, &j->prompt, why);
+    job_prompt(w, j->request, &j->text, why);
     if (why->code)
         return;
-    if (j->prompt.len >= w->n_ctx) {
+    j->n_prompt = j->text.len;
+    if (j->n_prompt >= w->n_ctx) {
         why->code = ENGINE_E_CONTEXT;
         err_set(&why->err, 0, "the prompt is %zu tokens; the context holds %zu, the answer included",
-                j->prompt.len, w->n_ctx);
+                j->n_prompt, w->n_ctx);
         return;
     }
     params = &j->request->params;
@@ -168,12 +185,14 @@ static void fill(struct worker *w, struct job *j, const struct frame *f, struct 
         refusal_set(why, r);
         return;
     }
-    j->max_tokens = w->n_ctx - j->prompt.len;
+    j->max_tokens = w->n_ctx - j->n_prompt;
     if (params->max_tokens > 0)
         j->max_tokens = MIN(j->max_tokens, (size_t)params->max_tokens);
     else if (w->cfg->max_tokens)
         j->max_tokens = MIN(j->max_tokens, w->cfg->max_tokens);
-    session_reset(j->session, 0);
+    draft_begin(&j->draft);
+    /* The last token is always read: the answer begins with what follows it. */
+    j->n_cached = prefix_find(&w->prefix, j->client, j->text.ids, j->n_prompt - 1, j->session);
 }
 
 void job_start(struct worker *w, struct job *j, const struct frame *f, struct refusal *why)

@@ -1,67 +1,221 @@
-/* A step is one batch through the model: a row for every request that is generating, and a chunk of the prompt of one
- * that is not there yet, in turn. So a long prompt delays the others by a chunk at a time. */
+/* A step is one batch through the model: a row for every request that is generating, a few more where a guess of its
+ * next tokens is worth checking (draft.c), and beside them a chunk of the prompts that are not through yet, in turn,
+ * interactive ones first. So a long prompt delays the others by a chunk at a time, and of many prompts none waits for
+ * all of another. While nobody is generating, chunks are larger.
+ *
+ * A request's text is its prompt and what was said so far; its session holds the beginning of that, and what is left
+ * over is what is fed. When memory for pages runs out, first what is kept of earlier requests goes; then the newest
+ * request is parked: its pages are dropped, and its text is read again from the start when there is room. The answer is
+ * the same, only later. */
 #include <errno.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/log.h"
 #include "engine/worker.h"
 
-#define PREFILL_ROWS 32
+#define PREFILL_BESIDE 32              /* rows of prompts in a run with others that generate */
+#define PREFILL_ALONE 128
+#define DRAFT_ROWS 32
+
+/* ---- the rows of a run ------------------------------------------------------------------------------------------- */
 
 static bool is_generating(const struct job *j)
 {
-    return j->request && j->prompt_usec;
+    return j->request && j->prompt_usec && j->text.len - j->session->n == 1;
 }
 
-/* The next request in turn whose prompt is not through, or NULL. */
-static struct job *next_prefill(struct worker *w)
+static bool is_reading(const struct job *j)
 {
-    for (size_t i = 0; i < w->n_jobs; i++) {
-        struct job *j = &w->jobs[(w->turn + i) % w->n_jobs];
-        if (j->request && !j->prompt_usec) {
-            w->turn = (w->turn + i + 1) % w->n_jobs;
-            return j;
-        }
+    return j->request && !j->parked && !is_generating(j);
+}
+
+static void add_row(struct worker *w, size_t *n, struct job *j, int32_t token, float *logits)
+{
+    w->rows[(*n)++] = (struct forward_row){
+        .session = j->session, .token = token, .logits = logits, .allowed = logits ? j->allowed : NULL,
+        .leading = logits ? sampler_leading(j->sampler) : 0,
+    };
+    j->n_rows++;
+}
+
+/* The last token of each request that is generating, and guesses of the next ones behind it. */
+static size_t add_generating(struct worker *w, size_t generating)
+{
+    double share = w->cfg->draft_always ? 0 : pace_share(&w->pace, generating);
+    size_t n = 0, drafts = 0;
+
+    for (struct job *j = w->jobs; j < w->jobs + w->n_jobs; j++) {
+        if (!is_generating(j))
+            continue;
+        job_allow(j);
+        add_row(w, &n, j, j->text.ids[j->text.len - 1], j->logits);
+        j->draft.n = 0;
+        if (!w->cfg->draft || j->held)
+            continue;
+        draft_find(&j->draft, j->text.ids, j->text.len, j->max_tokens - j->n_tokens - 1);
+        for (size_t i = 0, worth = draft_worth(&j->draft, share); i < worth && drafts < DRAFT_ROWS; i++, drafts++)
+            add_row(w, &n, j, j->draft.tokens[i], w->draft_logits + drafts * w->model->n_vocab);
     }
-    return NULL;
+    return n;
+}
+
+/* As much of a prompt as there is room for in the run. */
+static size_t add_reading(struct worker *w, struct job *j, size_t n, size_t room)
+{
+    size_t fed = j->session->n, chunk = MIN(j->text.len - fed, room);
+
+    j->draft.n = 0;
+    if (chunk && fed + chunk == j->text.len)
+        job_allow(j);
+    for (size_t i = 0; i < chunk; i++)
+        add_row(w, &n, j, j->text.ids[fed + i], fed + i + 1 == j->text.len ? j->logits : NULL);
+    return n;
+}
+
+static size_t add_prompts(struct worker *w, size_t n)
+{
+    size_t max = n + (n ? PREFILL_BESIDE : PREFILL_ALONE), last = w->turn;
+
+    for (int batch = 0; batch <= 1; batch++)
+        for (size_t i = 0; i < w->n_jobs && n < max; i++) {
+            size_t at = (w->turn + i) % w->n_jobs;
+
+            if (!is_reading(&w->jobs[at]) || w->jobs[at].batch != batch)
+                continue;
+            n = add_reading(w, &w->jobs[at], n, max - n);
+            last = at + 1;
+        }
+    w->turn = last % w->n_jobs;
+    return n;
+}
+
+/* ---- memory for pages -------------------------------------------------------------------------------------------- */
+
+static struct job *newest(struct worker *w)
+{
+    struct job *found = NULL;
+
+    for (struct job *j = w->jobs; j < w->jobs + w->n_jobs; j++)
+        if (j->request && !j->parked && (!found || j->start_usec > found->start_usec))
+            found = j;
+    return found;
+}
+
+/* After a run failed for want of pages: false when nothing more can be let go. */
+static bool make_room(struct worker *w)
+{
+    struct job *j;
+    size_t running = 0;
+
+    if (prefix_shrink(&w->prefix))
+        return true;
+    for (j = w->jobs; j < w->jobs + w->n_jobs; j++)
+        running += j->request && !j->parked;
+    if (running < 2)
+        return false;
+    j = newest(w);
+    session_reset(j->session, 0);
+    j->parked = true;
+    return true;
+}
+
+/* Whoever is parked goes on when its text and a page more have room, or when nobody else is left. */
+static void unpark(struct worker *w)
+{
+    size_t running = 0, room = kv_pool_room(w->kv);
+
+    if (room < SIZE_MAX - w->prefix.n_pages)
+        room += w->prefix.n_pages;
+    for (struct job *j = w->jobs; j < w->jobs + w->n_jobs; j++)
+        running += j->request && !j->parked;
+    for (struct job *j = w->jobs; j < w->jobs + w->n_jobs; j++)
+        if (j->parked && (!running || room > j->text.len / ATTEND_TOKENS + 1)) {
+            j->parked = false;
+            running++;
+        }
+}
+
+/* ---- a step ------------------------------------------------------------------------------------------------------ */
+
+/* The tokens that follow from a job's rows: one, and one more for each guess that was right. */
+static int take_tokens(struct worker *w, struct job *j, const struct forward_row *rows)
+{
+    size_t fed = j->session->n - j->n_rows;
+    int r = 0;
+
+    for (size_t i = 0; i < j->n_rows && r == 0; i++) {
+        int32_t next;
+
+        if (!rows[i].logits)
+            continue;
+        r = job_token(w, j, rows[i].logits);
+        if (r < 0 || !j->request)
+            return r;
+        next = j->text.ids[j->text.len - 1];
+        draft_learn(&j->draft, i, next);
+        if (i + 1 == j->n_rows)
+            break;
+        /* Where the answer comes to be held to a grammar, the next row was not asked for what may follow. */
+        if (rows[i + 1].token != next || job_allow(j)) {
+            session_reset(j->session, fed + i + 1);
+            break;
+        }
+        j->n_guessed++;
+    }
+    return r;
+}
+
+static int take_rows(struct worker *w, struct job *j, const struct forward_row *rows)
+{
+    int r = 0;
+
+    if (j->session->n < j->text.len)
+        return 0;                      /* more of it to read */
+    if (!j->prompt_usec)
+        r = job_prompted(w, j);
+    return r < 0 ? r : take_tokens(w, j, rows);
+}
+
+static size_t build(struct worker *w)
+{
+    size_t generating = 0;
+
+    for (struct job *j = w->jobs; j < w->jobs + w->n_jobs; j++) {
+        j->n_rows = 0;
+        generating += is_generating(j);
+    }
+    return add_prompts(w, add_generating(w, generating));
 }
 
 static int run_jobs(struct worker *w)
 {
-    struct job *prefill = next_prefill(w);
-    size_t n = 0, chunk = 0;
+    const struct forward_row *rows = w->rows;
+    uint64_t start = clock_usec();
+    size_t n;
     int failed, r = 0;
 
-    for (struct job *j = w->jobs; j < w->jobs + w->n_jobs; j++)
-        if (is_generating(j)) {
-            job_allow(j);
-            w->rows[n++] = (struct forward_row){ .session = j->session, .token = j->token, .logits = j->logits,
-                                                    .leading = sampler_leading(j->sampler), .allowed = j->allowed };
-        }
-    if (prefill) {
-        chunk = MIN(PREFILL_ROWS, prefill->prompt.len - prefill->n_fed);
-        for (size_t i = 0; i < chunk; i++)
-            w->rows[n++] = (struct forward_row){ .session = prefill->session,
-                                                    .token = prefill->prompt.ids[prefill->n_fed++] };
-        if (prefill->n_fed == prefill->prompt.len) {
-            w->rows[n - 1].logits = prefill->logits;
-            w->rows[n - 1].leading = sampler_leading(prefill->sampler);
-            job_allow(prefill);
-            w->rows[n - 1].allowed = prefill->allowed;
-        }
-    }
-    failed = forward_run(w->forward, w->rows, n);
+    unpark(w);
+    do {
+        n = build(w);
+        failed = forward_run(w->forward, w->rows, n);
+    } while ((failed == -ENOBUFS || failed == -ENOMEM) && make_room(w));
     if (failed < 0)
         log_error("a step of %zu rows failed: %s", n, strerror(-failed));
+    else
+        pace_note(&w->pace, n, (double)(clock_usec() - start) / USEC_PER_SEC);
 
-    for (struct job *j = w->jobs; j < w->jobs + w->n_jobs && r == 0; j++)
-        if (failed < 0 && (j == prefill || is_generating(j)))
-            r = job_end(w, j, FINISH_ERROR);
-        else if (is_generating(j))
-            r = job_token(w, j);
-        else if (j == prefill && j->n_fed == j->prompt.len)
-            r = job_prompted(w, j);
+    /* Rows stand in the order they were added: who generates first, in order of slots, then prompts, in turn. */
+    for (const struct forward_row *end = rows + n; rows < end && r == 0;) {
+        struct job *j = w->jobs;
+
+        while (j->session != rows->session)
+            j++;
+        size_t n_rows = j->n_rows;
+        r = failed < 0 ? job_end(w, j, FINISH_ERROR) : take_rows(w, j, rows);
+        rows += n_rows;
+    }
     return r;
 }
 
@@ -77,7 +231,7 @@ bool scheduler_busy(const struct worker *w)
     return w->n_running || w->embeddings;
 }
 
-/* ---- requests ---- */
+/* ---- requests ---------------------------------------------------------------------------------------------------- */
 
 static struct job *find_job(struct worker *w, uint64_t id)
 {
@@ -113,22 +267,43 @@ int scheduler_cancel(struct worker *w, uint64_t id)
     return j ? job_end(w, j, FINISH_CANCELLED) : embedding_cancel(w, id);
 }
 
-/* ---- start and end ---- */
+/* ---- start and end ----------------------------------------------------------------------------------------------- */
+
+/* How many tokens the pages may hold together: one whole context at least. */
+static int pages_new(struct worker *w, struct err *err)
+{
+    size_t bytes = w->cfg->kv_bytes, token;
+    int r = kv_pool_new(&w->kv, w->model, w->cfg->kv, 0, err);
+
+    if (r < 0)
+        return r;
+    token = kv_pool_page_bytes(w->kv) / ATTEND_TOKENS;
+    kv_pool_free(w->kv);
+    w->kv = NULL;
+    if (!bytes)
+        bytes = (size_t)sysconf(_SC_PHYS_PAGES) / 4 * (size_t)sysconf(_SC_PAGESIZE);
+    r = kv_pool_new(&w->kv, w->model, w->cfg->kv, MAX(bytes / token, w->n_ctx + ATTEND_TOKENS), err);
+    if (r == 0)
+        prefix_init(&w->prefix, w->kv, w->cfg->prefix_bytes);
+    return r;
+}
 
 int scheduler_init(struct worker *w, struct err *err)
 {
+    size_t max_rows;
     int r;
 
     w->n_jobs = MAX(w->cfg->sessions, 1u);
-    r = forward_new(&w->forward, w->model, w->pool, w->n_jobs + PREFILL_ROWS, err);
+    max_rows = MAX(w->n_jobs + DRAFT_ROWS + PREFILL_BESIDE, (size_t)PREFILL_ALONE);
+    r = forward_new(&w->forward, w->model, w->pool, max_rows, err);
+    if (r == 0)
+        r = pages_new(w, err);
     if (r < 0)
         return r;
-    r = kv_pool_new(&w->kv, w->model, w->cfg->kv, 0, err);
-    if (r < 0)
-        return r;
-    w->rows = calloc(w->n_jobs + PREFILL_ROWS, sizeof(*w->rows));
+    w->rows = calloc(max_rows, sizeof(*w->rows));
     w->jobs = calloc(w->n_jobs, sizeof(*w->jobs));
-    if (!w->rows || !w->jobs)
+    w->draft_logits = w->cfg->draft ? calloc(DRAFT_ROWS * w->model->n_vocab, sizeof(float)) : NULL;
+    if (!w->rows || !w->jobs || (w->cfg->draft && !w->draft_logits))
         return -ENOMEM;
     for (size_t i = 0; i < w->n_jobs; i++) {
         w->jobs[i].logits = calloc(w->model->n_vocab, sizeof(float));
@@ -148,13 +323,16 @@ void scheduler_done(struct worker *w)
         embedding_free(e);
     }
     for (size_t i = 0; w->jobs && i < w->n_jobs; i++) {
-        job_clear(&w->jobs[i]);
+        if (w->jobs[i].session)
+            job_clear(&w->jobs[i]);
         session_free(w->jobs[i].session);
         free(w->jobs[i].logits);
     }
     session_free(w->embed_session);
+    prefix_done(&w->prefix);
     kv_pool_free(w->kv);
     free(w->jobs);
     free(w->rows);
+    free(w->draft_logits);
     forward_free(w->forward);
 }

@@ -22,7 +22,8 @@ static const char *model_path(void)
 struct engine_config config(unsigned sessions, unsigned context)
 {
     return (struct engine_config){ .model_path = model_path(), .threads = 1, .context = context, .sessions = sessions,
-                                   .max_tokens = 40, .temperature = 0, .top_p = 1 };
+                                   .max_tokens = 40, .temperature = 0, .top_p = 1,
+                                   .prefix_bytes = 16u << 20, .draft = true };
 }
 
 struct engine engine_start(const struct engine_config *cfg)
@@ -36,7 +37,10 @@ struct engine engine_start(const struct engine_config *cfg)
     e.pid = fork();
     cr_assert_geq(e.pid, 0);
     if (e.pid == 0) {
-        close(fds[0]);
+        /* Other engines' sockets too: they end when nobody holds their other ends. */
+        for (int fd = STDERR_FILENO + 1; fd < 256; fd++)
+            if (fd != fds[1])
+                close(fd);
         log_init("engine", LOG_LEVEL_ERROR);
         exit(engine_worker_main(fds[1], cfg));
     }
@@ -104,6 +108,7 @@ uint32_t take(struct engine *e, struct answer *answers)
     switch (f.type) {
     case ENGINE_PROMPT:
         cr_assert_eq(f.len, sizeof(struct engine_prompt));
+        memcpy(&a->prompt, f.data, sizeof(a->prompt));
         a->n_prompts++;
         break;
     case ENGINE_TOKEN:

@@ -14,6 +14,7 @@ struct answer {
     size_t n, n_prompts;
     double sum_logprob;
     bool ended, refused;
+    struct engine_prompt prompt;
     struct engine_end end;
     char code[64], message[512];
     struct engine_token first;        /* numbers only: its strings are gone */

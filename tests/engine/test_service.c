@@ -15,8 +15,9 @@ static struct frame exchange(struct engine *e, uint32_t type, const char *text)
     struct frame f;
 
     send_frame(e, type, 7, text);
-    cr_assert(next_frame(e, &f));
-    cr_assert_eq(f.id, 7u);
+    do
+        cr_assert(next_frame(e, &f));
+    while (f.id != 7);
     return f;
 }
 
@@ -111,14 +112,9 @@ Test(service, vectors)
     /* Beside an answer, and as ids: the same vector, and the answer goes on. */
     send_frame(&e, ENGINE_START, 1, "{\"messages\":[{\"role\":\"user\",\"content\":\"hello\"}],\"max_tokens\":1}");
     f = exchange(&e, ENGINE_TOKENIZE, "{\"text\":\"what is 12 + 7\",\"add_special\":true}");
-    while (f.type != ENGINE_TOKENS)
-        cr_assert(next_frame(&e, &f));
     for (size_t i = 0; i < f.len / 4; i++)
         snprintf(ids + strlen(ids), sizeof(ids) - strlen(ids), "%s%d", i ? "," : "", ((const int32_t *)f.data)[i]);
     strcat(ids, "]]}");
-    do
-        cr_assert(next_frame(&e, &f));
-    while (f.type != ENGINE_END);
     again = embed(&e, ids);
     cr_expect_eq(again.head.n, 1u);
     cr_expect_eq(memcmp(v.x[1], again.x[0], v.head.width * sizeof(float)), 0);
