@@ -103,7 +103,8 @@ static void request_step(evutil_socket_t fd, short what, void *arg)
     struct request *q = arg;
     struct request_meta m = meta_of(q);
     unsigned step = q->step++, n_pieces = script_is(q, "flow") ? FLOW_PIECES : 2;
-    struct request_result res = {.finish = script_is(q, "call") ? "tool_calls" : "stop", .tokens_cached = 3, .tokens_in = 5, .tokens_out = 2, .confidence = m.confidence,
+    struct request_result res = {.finish = script_is(q, "call") ? "tool_calls" : "stop", .tokens_cached = 3,
+                                 .stop = q->chat->params.n_stop ? q->chat->params.stop[0] : NULL, .prefill_usec = 7, .decode_usec = 8, .tokens_in = 5, .tokens_out = 2, .confidence = m.confidence,
                                  .cost_microusd = m.route == ROUTE_CLOUD ? 123 : 0};
     struct request_error e = {.http_status = 502, .type = "server_error", .code = "upstream_cut",
                               .message = "the cloud's answer broke off"};
@@ -463,6 +464,50 @@ int chat(const char *more_headers, const char *body, char **ret)
     put_chat(fd, (char *)headers.data, body);
     buf_done(&headers);
     return finish(fd, ret);
+}
+
+static char *quoted(const char *text)
+{
+    char *s = strdup(text);
+
+    for (char *p = s; *p; p++)
+        *p = *p == '\'' ? '"' : *p;
+    return s;
+}
+
+int post(const char *path, const char *body, char **ret)
+{
+    struct buf b = {.max = 64 << 20};
+    cleanup(freep) char *text = quoted(body);
+    int status;
+
+    buf_printf(&b, "POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\n"
+               "Content-Length: %zu\r\n\r\n%s", path, strlen(text), text);
+    status = exchange((char *)b.data, ret);
+    buf_done(&b);
+    return status;
+}
+
+json_t *json_of(const char *text)
+{
+    cleanup(freep) char *s = quoted(text);
+    json_t *j = json_loads(s, JSON_DECODE_ANY, NULL);
+
+    if (!j)
+        fprintf(stderr, "not JSON: %s\n", s);
+    assert(j);
+    return j;
+}
+
+void json_same(json_t *got, json_t *wanted, const char *what)
+{
+    cleanup(freep) char *a = json_canonical(got), *b = json_canonical(wanted);
+
+    if (strcmp(a, b) != 0)
+        fprintf(stderr, "%s:\n%s\nexpected:\n%s\n", what, a, b);
+    assert(strcmp(a, b) == 0);
+    json_decref(got);
+    json_decref(wanted);
 }
 
 const char *body_of(const char *answer_text)

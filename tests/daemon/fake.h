@@ -51,6 +51,12 @@ char *get(int fd, const char *until, unsigned msec, size_t *ret_len, bool *ret_c
 int exchange(const char *request, char **ret);
 /* put_chat() on a new connection, which closes after the answer; as exchange(). */
 int chat(const char *more_headers, const char *body, char **ret);
+/* The same to another path; `body` has single quotes for double ones. */
+int post(const char *path, const char *body, char **ret);
+/* A JSON text with single quotes for double ones; new reference. */
+json_t *json_of(const char *text);
+/* Fails the test unless both are equal; takes both. */
+void json_same(json_t *got, json_t *wanted, const char *what);
 const char *body_of(const char *answer);
 /* A header's value in static memory, or NULL. */
 const char *header_of(const char *answer, const char *name);
