@@ -8,6 +8,7 @@
 #include "engine/internal.h"
 
 #define LEVELS 31               /* of a weight's magnitude */
+#define TO_INTEGER 12582912.0f   /* 1.5 * 2^23: adding and taking it away rounds */
 #define PLANE_LEVELS 16256      /* 127 * 128: of an activation's */
 #define WORTH_WEIGHTS (8u << 20) /* in a head below this its copy saves less than it costs */
 
@@ -26,22 +27,26 @@ bool screen_is_worth(const struct dense *head)
 static void fill_row(struct screen *s, size_t r, const float *x, int8_t *q)
 {
     struct screen_row *of = &s->of[r];
-    double size = 0, error = 0;
-    float max = 0;
+    double error[2] = { 0, 0 };
+    float max = 0, per_step;
+    int64_t squares = 0;
 
     for (size_t c = 0; c < s->cols; c++)
-        max = fmaxf(max, fabsf(x[c]));
+        max = fabsf(x[c]) > max ? fabsf(x[c]) : max;
     of->step = max / LEVELS;
+    per_step = LEVELS / max;
+    if (!isfinite(per_step))            /* of so little a row all is error */
+        of->step = per_step = 0;
     for (size_t c = 0; c < s->cols; c++) {
-        float level = of->step > 0 ? fminf(fmaxf(rintf(x[c] / of->step), -LEVELS), LEVELS) : 0;
-        double of_x = (double)of->step * (double)level, off = (double)x[c] - of_x;
+        float level = (x[c] * per_step + TO_INTEGER) - TO_INTEGER;
+        double off = (double)x[c] - (double)of->step * (double)level;
 
-        q[c] = (int8_t)level;
-        size += of_x * of_x;
-        error += off * off;
+        q[c] = (int8_t)level;           /* -31..31: the product is at most a little above 31 */
+        squares += (int)level * (int)level;
+        error[c % 2] += off * off;
     }
-    of->size = at_least(sqrt(size));
-    of->error = at_least(sqrt(error));
+    of->size = at_least((double)of->step * sqrt((double)squares));
+    of->error = at_least(sqrt(error[0] + error[1]));
     sixbit_pack(s->w + r * screen_row_bytes(s), q, s->padded);
 }
 

@@ -6,7 +6,8 @@
 
 #include <math.h>
 
-#define SIXBIT_AHEAD 1536       /* bytes */
+#define SIXBIT_AHEAD 512        /* bytes */
+#define STREAMS 4               /* of memory that are read side by side where a row is used once: half again as fast */
 
 struct v16 { __m256 lo, hi; };
 
@@ -96,18 +97,19 @@ static int32_t sum_row(const int8_t *x, size_t cols)
     return add_lanes(total);
 }
 
-/* n_rows * n_x <= 4 products. Two of the at most 63 * 127 * 2 of a maddubs fit sixteen bits. */
-ALWAYS_INLINE void sixbit_tile(int32_t *out, size_t out_stride, const uint8_t *w, const int8_t *x, size_t x_stride,
-                               size_t cols, const int32_t *x_sums, const size_t n_rows, const size_t n_x)
+/* n_rows * n_x <= 8 products; the rows stand `apart` rows from one another. Two of the at most 63 * 127 * 2 of a maddubs
+ * fit sixteen bits. */
+ALWAYS_INLINE void sixbit_tile(int32_t *out, size_t out_stride, const uint8_t *w, size_t apart, const int8_t *x,
+                               size_t x_stride, size_t cols, const int32_t *x_sums, const size_t n_rows, const size_t n_x)
 {
     const __m256i low = _mm256_set1_epi8(15), high = _mm256_set1_epi8(0x30), ones = _mm256_set1_epi16(1);
     const size_t n_blocks = cols / TERNARY_BLOCK;
-    __m256i total[4] = {0};
+    __m256i total[8] = {0};
 
     for (size_t b = 0; b < n_blocks; b++)
 #pragma GCC unroll 4
         for (size_t r = 0; r < n_rows; r++) {
-            const uint8_t *at = w + (r * n_blocks + b) * SIXBIT_BLOCK_BYTES;
+            const uint8_t *at = w + (r * apart * n_blocks + b) * SIXBIT_BLOCK_BYTES;
             __m256i n0 = _mm256_loadu_si256((const void *)at), n1 = _mm256_loadu_si256((const void *)(at + 32));
             __m256i t = _mm256_loadu_si256((const void *)(at + 64)), u[4];
 
@@ -134,13 +136,13 @@ ALWAYS_INLINE void sixbit_tile(int32_t *out, size_t out_stride, const uint8_t *w
     for (size_t r = 0; r < n_rows; r++)
 #pragma GCC unroll 4
         for (size_t j = 0; j < n_x; j++)
-            out[j * out_stride + r] = add_lanes(total[r * n_x + j]) - 32 * x_sums[j];
+            out[j * out_stride + r * apart] = add_lanes(total[r * n_x + j]) - 32 * x_sums[j];
 }
 
 static void sixbit_matmul(int32_t *out, size_t out_stride, const uint8_t *w, const int8_t *x, size_t x_stride,
                           size_t n, size_t rows, size_t cols)
 {
-    const size_t row_bytes = cols / TERNARY_BLOCK * SIXBIT_BLOCK_BYTES;
+    const size_t row_bytes = cols / TERNARY_BLOCK * SIXBIT_BLOCK_BYTES, apart = rows / STREAMS;
 
     for (size_t j = 0; j < n; j += 4) {
         size_t some = MIN(n - j, 4), r = 0;
@@ -149,14 +151,16 @@ static void sixbit_matmul(int32_t *out, size_t out_stride, const uint8_t *w, con
 
         for (size_t i = 0; i < some; i++)
             sums[i] = sum_row(xj + i * x_stride, cols);
-        for (; some == 2 && r + 2 <= rows; r += 2)
-            sixbit_tile(o + r, out_stride, w + r * row_bytes, xj, x_stride, cols, sums, 2, 2);
-        for (; r < rows; r++)
+        for (; some == 1 && r < apart; r++)
+            sixbit_tile(o + r, out_stride, w + r * row_bytes, apart, xj, x_stride, cols, sums, STREAMS, 1);
+        for (; some == 2 && r < apart; r++)
+            sixbit_tile(o + r, out_stride, w + r * row_bytes, apart, xj, x_stride, cols, sums, STREAMS, 2);
+        for (r *= STREAMS; r < rows; r++)
             switch (some) {
-            case 1: sixbit_tile(o + r, out_stride, w + r * row_bytes, xj, x_stride, cols, sums, 1, 1); break;
-            case 2: sixbit_tile(o + r, out_stride, w + r * row_bytes, xj, x_stride, cols, sums, 1, 2); break;
-            case 3: sixbit_tile(o + r, out_stride, w + r * row_bytes, xj, x_stride, cols, sums, 1, 3); break;
-            case 4: sixbit_tile(o + r, out_stride, w + r * row_bytes, xj, x_stride, cols, sums, 1, 4); break;
+            case 1: sixbit_tile(o + r, out_stride, w + r * row_bytes, 0, xj, x_stride, cols, sums, 1, 1); break;
+            case 2: sixbit_tile(o + r, out_stride, w + r * row_bytes, 0, xj, x_stride, cols, sums, 1, 2); break;
+            case 3: sixbit_tile(o + r, out_stride, w + r * row_bytes, 0, xj, x_stride, cols, sums, 1, 3); break;
+            case 4: sixbit_tile(o + r, out_stride, w + r * row_bytes, 0, xj, x_stride, cols, sums, 1, 4); break;
             }
     }
 }
@@ -233,6 +237,36 @@ ALWAYS_INLINE struct v16 weights_q8_0(const void *row, size_t i)
                          _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(q, 8))), scale) };
 }
 
+/* STREAMS weight rows, apart bytes from one another, against one activation row; results apart_out from one another. */
+ALWAYS_INLINE void dense_streams(float *out, size_t apart_out, const uint8_t *w, size_t apart, const float *x,
+                                 size_t cols, struct v16 (*weights)(const void *, size_t), size_t weight_bytes)
+{
+    struct v16 s[STREAMS] = { zero16(), zero16(), zero16(), zero16() };
+    size_t i = 0;
+
+    for (; i + 16 <= cols; i += 16) {
+        struct v16 xs = load16(x + i);
+
+#pragma GCC unroll 4
+        for (size_t r = 0; r < STREAMS; r++)
+            s[r] = add_product(s[r], weights(w + r * apart, i), xs);
+    }
+    if (weight_bytes && i < cols) {
+        struct v16 xs = load16_tail(x + i, cols - i);
+
+#pragma GCC unroll 4
+        for (size_t r = 0; r < STREAMS; r++) {
+            uint8_t padded[16 * sizeof(float)] = {0};
+
+            memcpy(padded, w + r * apart + i * weight_bytes, (cols - i) * weight_bytes);
+            s[r] = add_product(s[r], weights(padded, 0), xs);
+        }
+    }
+#pragma GCC unroll 4
+    for (size_t r = 0; r < STREAMS; r++)
+        out[r * apart_out] = fold(s[r]);
+}
+
 /* One weight row against n <= 4 activation rows; weight_bytes 0: the type has no tail. */
 ALWAYS_INLINE void dense_tile(float *out, size_t out_stride, const void *row, const float *x, size_t x_stride, size_t cols,
                               struct v16 (*weights)(const void *, size_t), size_t weight_bytes, const size_t n)
@@ -266,7 +300,12 @@ ALWAYS_INLINE void dense_matmul(float *out, size_t out_stride, const void *w, si
                                 size_t n, size_t rows, size_t cols,
                                 struct v16 (*weights)(const void *, size_t), size_t weight_bytes)
 {
-    for (size_t r = 0; r < rows; r++)
+    size_t apart = n == 1 ? rows / STREAMS : 0;
+
+    for (size_t r = 0; r < apart; r++)
+        dense_streams(out + r, apart, (const uint8_t *)w + r * row_bytes, apart * row_bytes, x, cols, weights,
+                      weight_bytes);
+    for (size_t r = apart * STREAMS; r < rows; r++)
         for (size_t j = 0; j < n; j += 4) {
             float *o = out + j * out_stride + r;
             const void *row = (const uint8_t *)w + r * row_bytes;
