@@ -44,12 +44,16 @@ def test_every_client_on_both_routes():
     there = installed()
     if os.path.exists(LINES):
         os.unlink(LINES)
-    clients = sorted(n for n in os.listdir(SOURCES) if n.endswith(".mjs") and n != "suite.mjs")
-    # The same stand-in twice: "main" in OpenAI's dialect, "claude" in Anthropic's.
+    clients = sorted(n for n in os.listdir(SOURCES) if n.endswith(".mjs") and not n.endswith(("suite.mjs", "_features.mjs")))
+    lines = []
+    # The same stand-in three times: "main" in OpenAI's dialect, "claude" in Anthropic's, "broken" fails in mid-stream. A
+    # daemon for each client, since a broken cloud is soon left alone.
     with tempfile.TemporaryDirectory() as directory, contextlib.closing(Stub(directory)) as stub:
-        endpoints = cloud_settings(stub.url, "main") + cloud_settings(stub.url, "claude", dialect="anthropic")
-        with running(*endpoints) as (d, _):
-            lines = [line for name in clients for line in run_client(there, name, d.port)]
+        endpoints = cloud_settings(stub.url, "main") + cloud_settings(stub.url, "claude", dialect="anthropic") + \
+                    cloud_settings(stub.url, "broken", "error-after-3")
+        for name in clients:
+            with running(*endpoints) as (d, _):
+                lines += run_client(there, name, d.port)
     with open(LINES, "w") as f:
         f.writelines(json.dumps(line) + "\n" for line in lines)
     failed = [f"{line['client']} {line['route']} {line['feature']}" for line in lines if not line["ok"]]
