@@ -217,7 +217,7 @@ const char *local_digest(const struct router *r);   /* of the model's file, like
 #define LOCAL_E_DOWN 2
 #define LOCAL_E_CLIENT 3               /* this client has enough of its own waiting */
 /* Can the model do what is asked? 0, or 1 with *ret_fault: what it cannot. */
-int local_check(const struct request *q, struct request_error *ret_fault);
+int local_check(struct request *q, struct request_error *ret_fault);
 int local_start(struct request *q);        /* run, or stand in line: 0, or LOCAL_E_… */
 void local_stop(struct request *q);        /* forget the attempt; an engine at work on it is told to stop */
 unsigned local_retry_after_sec(const struct request *q);

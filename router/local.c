@@ -145,18 +145,21 @@ static void dismiss(struct router *r)
     request_run_all(r);
 }
 
-int local_check(const struct request *q, struct request_error *ret_fault)
+int local_check(struct request *q, struct request_error *ret_fault)
 {
-    const struct chat_request *c = q->chat;
-    bool tools = c->tools && c->tool_choice != CHAT_TOOL_NONE;
+    struct err why;
+    const char *message;
+    int r = engine_answer_check(q->chat, &why);
 
-    if (!tools && c->format.type == CHAT_FORMAT_TEXT)
+    if (r == 0)
         return 0;
+    /* "tools[0].function.parameters: …" names the member. */
+    message = arena_printf(&q->arena, "%s; the local model cannot do this, and no cloud may answer this request",
+                           r == -EINVAL ? why.msg : "out of memory");
     *ret_fault = (struct request_error) {
-        .http_status = 400, .type = "invalid_request_error", .code = "unsupported_parameter",
-        .param = tools ? "tools" : "response_format",
-        .message = tools ? "tools: not supported by the local model, and no cloud may answer this request" :
-                   "response_format: only text is supported by the local model, and no cloud may answer this request",
+        .http_status = 400, .type = "invalid_request_error", .code = "unsupported_value",
+        .message = message ? message : "out of memory",
+        .param = r == -EINVAL ? arena_strndup(&q->arena, why.msg, strcspn(why.msg, ": ")) : NULL,
     };
     return 1;
 }

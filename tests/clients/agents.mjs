@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { Agent, OpenAIProvider, Runner, setTracingDisabled, tool as agentTool } from "@openai/agents";
 import OpenAI from "openai";
 import { z } from "zod";
-import { base, isCity, isReport, question, result, run, tool } from "./suite.mjs";
+import { base, cities, isCity, isReport, question, result, run, tool } from "./suite.mjs";
 
 setTracingDisabled(true);
 const client = (more) => new OpenAI({ baseURL: base + "/v1", apiKey: "any", maxRetries: 0, ...more });
@@ -36,7 +36,7 @@ await run("@openai/agents", {
     if (!route.tools) return false;
     const args = [];
     const weather = agentTool({
-      name: tool.name, description: tool.description, parameters: z.object({ city: z.string() }),
+      name: tool.name, description: tool.description, parameters: z.object({ city: z.enum(cities) }),
       execute: async (input) => (args.push(input), result),
     });
     // The choice is free again once the tool was used.
@@ -51,7 +51,7 @@ await run("@openai/agents", {
   },
   async structured(route) {
     if (!route.tools) return false;
-    const typed = agent(route, { outputType: z.object({ city: z.string() }) });
+    const typed = agent(route, { outputType: z.object({ city: z.enum(cities) }) });
     isCity((await runner.run(typed, question)).finalOutput);
   },
   async errors(route) {

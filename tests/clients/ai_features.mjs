@@ -2,9 +2,9 @@
 import assert from "node:assert/strict";
 import { APICallError, embedMany, generateObject, generateText, stepCountIs, streamObject, streamText, tool as aiTool } from "ai";
 import { z } from "zod";
-import { isCity, isReport, question, result, tool } from "./suite.mjs";
+import { cities, isCity, isReport, question, result, tool } from "./suite.mjs";
 
-const schema = z.object({ city: z.string() });
+const schema = z.object({ city: z.enum(cities) });
 
 export const features = ({ model, embedding, options, completion }) => {
   const ask = (route, more = {}) => ({

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import OpenAI from "openai";
 import { zodFunction, zodResponseFormat } from "openai/helpers/zod";
 import { z } from "zod";
-import { base, city, isCity, isReport, question, result, run, tool } from "./suite.mjs";
+import { base, city, cities, isCity, isReport, question, result, run, tool } from "./suite.mjs";
 
 const client = new OpenAI({ baseURL: base + "/v1", apiKey: "any", maxRetries: 0 });
 const chat = client.chat.completions;
@@ -79,7 +79,7 @@ await run("openai", {
     assert.deepEqual(streamed.message.tool_calls.map((c) => c.function.name), ["clock"]);
     isCity(JSON.parse(streamed.message.tool_calls[0].function.arguments));
     const parsed = await chat.parse(ask(route.model, {
-      tools: [zodFunction({ name: "weather", parameters: z.object({ city: z.string() }) })], tool_choice: "required",
+      tools: [zodFunction({ name: "weather", parameters: z.object({ city: z.enum(cities) }) })], tool_choice: "required",
     }));
     isCity(parsed.choices[0].message.tool_calls[0].function.parsed_arguments);
     if (route.name === "cloud") {
@@ -93,7 +93,7 @@ await run("openai", {
   },
   async structured(route) {
     if (!route.tools) return false;
-    const response_format = zodResponseFormat(z.object({ city: z.string() }), "place");
+    const response_format = zodResponseFormat(z.object({ city: z.enum(cities) }), "place");
     const parsed = await chat.parse(ask(route.model, { response_format }));
     isCity(parsed.choices[0].message.parsed);
     const streamed = await chat.stream(ask(route.model, { response_format })).finalChatCompletion();

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import OpenAI from "openai";
 import { zodTextFormat } from "openai/helpers/zod";
 import { z } from "zod";
-import { base, city, isCity, isReport, question, result, run, tool } from "./suite.mjs";
+import { base, city, cities, isCity, isReport, question, result, run, tool } from "./suite.mjs";
 
 const client = new OpenAI({ baseURL: base + "/v1", apiKey: "any", maxRetries: 0 });
 const ask = (model, more = {}) => ({ model, input: question, store: false, ...more });
@@ -92,7 +92,7 @@ await run("openai", {
   },
   async structured(route) {
     if (!route.tools) return false;
-    const text = { format: zodTextFormat(z.object({ city: z.string() }), "place") };
+    const text = { format: zodTextFormat(z.object({ city: z.enum(cities) }), "place") };
     isCity((await client.responses.parse(ask(route.model, { text }))).output_parsed);
     isCity((await client.responses.stream(ask(route.model, { text })).finalResponse()).output_parsed);
   },
