@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import OpenAI from "openai";
 import { zodFunction, zodResponseFormat } from "openai/helpers/zod";
 import { z } from "zod";
-import { base, city, cities, isCity, isReport, question, result, run, tool } from "./suite.mjs";
+import { base, city, cities, isCity, isReport, question, refused, result, run, tool } from "./suite.mjs";
 
 const client = new OpenAI({ baseURL: base + "/v1", apiKey: "any", maxRetries: 0 });
 const chat = client.chat.completions;
@@ -60,7 +60,6 @@ await run("openai", {
     }
   },
   async tools(route) {
-    if (!route.tools) return false;
     const wanted = { tools, tool_choice: "required" };
     const first = (await chat.create(ask(route.model, wanted))).choices[0];
     assert.equal(first.finish_reason, "tool_calls");
@@ -92,7 +91,6 @@ await run("openai", {
     }
   },
   async structured(route) {
-    if (!route.tools) return false;
     const response_format = zodResponseFormat(z.object({ city: z.enum(cities) }), "place");
     const parsed = await chat.parse(ask(route.model, { response_format }));
     isCity(parsed.choices[0].message.parsed);
@@ -102,8 +100,8 @@ await run("openai", {
     assert.equal(typeof JSON.parse(object.choices[0].message.content), "object");
   },
   async embeddings(route) {
-    if (route.name === "cloud") return false;
     const input = ["hello", "good morning", "hello"];
+    if (route.name === "cloud") return refused(client.embeddings.create({ model: route.model, input }));
     const vectors = await client.embeddings.create({ model: route.model, input });
     const [a, b, c] = vectors.data.map((d) => d.embedding);
     assert.ok(Math.abs(a.reduce((sum, v) => sum + v * v, 0) - 1) < 1e-4);
@@ -112,7 +110,6 @@ await run("openai", {
     assert.ok(vectors.usage.prompt_tokens >= 3);
     const plain = await client.embeddings.create({ model: route.model, input: "hello", encoding_format: "float" });
     assert.ok(plain.data[0].embedding.every((v, i) => Math.abs(v - a[i]) < 1e-6));
-    await assert.rejects(client.embeddings.create({ model: "main", input }), OpenAI.BadRequestError);
   },
   async models(route) {
     const ids = [];
@@ -121,18 +118,18 @@ await run("openai", {
     assert.equal((await client.models.retrieve(route.model)).id, route.model);
   },
   async errors(route) {
-    const refused = (more, words) => assert.rejects(chat.create(ask(route.model, more)), (e) => {
+    const bad = (more, words) => assert.rejects(chat.create(ask(route.model, more)), (e) => {
       assert.ok(e instanceof OpenAI.BadRequestError, String(e));
       assert.match(e.message, words);
       assert.ok(e.type === "invalid_request_error" && e.code && e.requestID);
       return true;
     });
     await assert.rejects(chat.create(ask("nope")), OpenAI.NotFoundError);
-    await refused({ messages: [] }, /messages/);
-    await refused({ temperature: 9 }, /temperature/);
-    await refused({ n: 2 }, /n: /);
-    await refused({ stream: true, tools: [{ type: "function", function: { name: "two words" } }] }, /tools\[0\]/);
-    await refused({ messages: [{ role: "user", content: [{ type: "image_url", image_url: { url: "x" } }] }] }, /image_url/);
+    await bad({ messages: [] }, /messages/);
+    await bad({ temperature: 9 }, /temperature/);
+    await bad({ n: 2 }, /n: /);
+    await bad({ stream: true, tools: [{ type: "function", function: { name: "two words" } }] }, /tools\[0\]/);
+    await bad({ messages: [{ role: "user", content: [{ type: "image_url", image_url: { url: "x" } }] }] }, /image_url/);
     await assert.rejects(client.completions.create({ model: route.model, prompt: "x", echo: true }), /echo/);
     if (route.name === "cloud") {
       const stream = await chat.create(ask("broken", { stream: true }));

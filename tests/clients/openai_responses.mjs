@@ -66,7 +66,6 @@ await run("openai", {
     }
   },
   async tools(route) {
-    if (!route.tools) return false;
     const first = await client.responses.create(ask(route.model, { tools, tool_choice: "required" }));
     assert.equal(calls(first).length, 1);
     const [call] = calls(first);
@@ -91,7 +90,6 @@ await run("openai", {
     }
   },
   async structured(route) {
-    if (!route.tools) return false;
     const text = { format: zodTextFormat(z.object({ city: z.enum(cities) }), "place") };
     isCity((await client.responses.parse(ask(route.model, { text }))).output_parsed);
     isCity((await client.responses.stream(ask(route.model, { text })).finalResponse()).output_parsed);
