@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include "daemon/daemon.h"
 #include "daemon/options.h"
+#include "daemon/tls.h"
 
 #define DEFAULT_PATH "/etc/tern/tern.conf"
 #define MAX_FILE_BYTES (1u << 20)
@@ -30,6 +31,7 @@ struct reading {
     const char *kind;                    /* its first word as the table writes it, or NULL before any section */
     void *home[4];                       /* by enum option_home: where options of this section go */
     size_t instance;                     /* of a named section */
+    char where_tcp[600], where_tls[600]; /* these were set */
     bool keys_only;                      /* no other sections belong in this file */
     unsigned char *seen;                 /* n_options x MAX_INSTANCES: keys this file set already */
 };
@@ -182,6 +184,10 @@ static int set_option(struct reading *in, const char *key, const char *value)
     }
     if (seen)
         *seen = 1;
+    if (in->home[o->home] == in->config && o->offset == offsetof(struct config, listen.tcp))
+        strcpy(in->where_tcp, in->where);
+    if (in->home[o->home] == in->config && o->offset == offsetof(struct config, listen.tls))
+        strcpy(in->where_tls, in->where);
     return option_set(o, in->home[o->home], value, &err) < 0 ? fault(in, err.msg) : 0;
 }
 
@@ -384,18 +390,39 @@ static int check_keys(const struct config *c, struct err *err)
     return 0;
 }
 
+/* Who is reachable from elsewhere must be encrypted and ask for keys. */
+static int check_addresses(const struct reading *in, const struct config *c, struct err *err)
+{
+    struct sockaddr_storage a;
+    struct err why;
+
+    if (*c->listen.tcp && listen_address(&a, c->listen.tcp, &why) < 0)
+        return err_set(err, -EINVAL, "%s: [listen] tcp: %s", in->where_tcp, why.msg);
+    if (*c->listen.tcp && !listen_is_loopback(&a))
+        return err_set(err, -EINVAL, "%s: [listen] tcp: \"%.80s\" is not a loopback address; others are served with TLS "
+                       "only: set [listen] tls, tls_cert and tls_key instead", in->where_tcp, c->listen.tcp);
+    if (!*c->listen.tls)
+        return 0;
+    if (listen_address(&a, c->listen.tls, &why) < 0)
+        return err_set(err, -EINVAL, "%s: [listen] tls: %s", in->where_tls, why.msg);
+    if (!*c->listen.tls_cert || !*c->listen.tls_key)
+        return err_set(err, -EINVAL, "%s: [listen] tls: needs a certificate and its key: set tls_cert and tls_key",
+                       in->where_tls);
+    if (!listen_is_loopback(&a) && !c->auth.required)
+        return err_set(err, -EINVAL, "%s: [listen] tls: \"%.80s\" can be reached from elsewhere: set [auth] required = "
+                       "yes, and make a key with ternctl key add", in->where_tls, c->listen.tls);
+    return 0;
+}
+
 /* What spans several options; then the copies that the parts below take. */
-static int finish(struct config *c, struct err *err)
+static int finish(const struct reading *in, struct config *c, struct err *err)
 {
     struct router_config *router = c->router;
-    struct sockaddr_storage unused;
     int r;
 
-    if (*c->listen.tcp) {
-        r = listen_address(&unused, c->listen.tcp, err);
-        if (r < 0)
-            return r;
-    }
+    r = check_addresses(in, c, err);
+    if (r < 0)
+        return r;
     if (*c->listen.unix_path && *c->listen.unix_path != '/')
         return err_set(err, -EINVAL, "[listen] unix: expected an absolute path");
     if (router->policy.abort_threshold > router->policy.threshold)
@@ -456,7 +483,7 @@ int config_load(struct config **ret, const char *path, bool path_given, char *co
         r = r == -ENOENT ? 0 : r;
     }
     if (r == 0)
-        r = finish(c, &in.err);
+        r = finish(&in, c, &in.err);
     if (r < 0)
         return r == -ENOMEM ? err_set(err, r, "out of memory") : err_set(err, r, "%s", in.err.msg);
     *ret = TAKE(c);
@@ -473,6 +500,7 @@ void config_unref(struct config *c)
 {
     if (!c || --c->refs > 0)
         return;
+    SSL_CTX_free(c->tls);
     router_config_unref(c->router);
     free(c);
 }

@@ -30,6 +30,8 @@ struct config {
     unsigned refs;
     struct {
         char tcp[128];             /* "127.0.0.1:8420", "" none */
+        char tls[128];             /* the same, with TLS, of any address */
+        char tls_cert[512], tls_key[512], tls_client_ca[512];
         char unix_path[108];       /* "" none */
         char hosts[CONFIG_MAX_HOSTS][128]; size_t n_hosts;       /* allowed Host names besides loopback's */
         char origins[CONFIG_MAX_HOSTS][128]; size_t n_origins;   /* allowed Origins; default none */
@@ -54,6 +56,7 @@ struct config {
     } engine;
     struct { bool required; char keys_file[512]; struct api_key keys[CONFIG_MAX_KEYS]; size_t n_keys; } auth;
     struct { int level; } log;
+    struct ssl_ctx_st *tls;        /* tls_load()'s, in the front alone; or NULL */
     struct router_config *router;  /* policy, clouds, limits: what a request keeps; one reference held */
 };
 

@@ -50,11 +50,12 @@ int sandbox_enter(enum sandbox_role role, struct err *err);
 
 /* ---- listen.c: sockets passed in by systemd, else our own ---- */
 #define LISTEN_MAX 8
-struct listener { int fd; bool is_unix; bool is_loopback; bool ours /* not passed in */; char name[128]; };
-/* Read "127.0.0.1:8420" or "[::1]:8420": numeric and loopback (port 0: the kernel picks). Its length, or -EINVAL
- * with *err. */
+struct listener { int fd; bool is_unix; bool is_loopback; bool tls; bool ours /* not passed in */; char name[128]; };
+/* Read "127.0.0.1:8420" or "[::1]:8420": numeric (port 0: the kernel picks). Its length, or -EINVAL with *err. */
 int listen_address(struct sockaddr_storage *ret, const char *text, struct err *err);
-/* Refuses a TCP address that is not loopback (TLS and keys come with a later version). 0 or negative with *err. */
+bool listen_is_loopback(const struct sockaddr_storage *a);
+/* A TCP socket that is not loopback is served with TLS, and refused where there is no certificate, or nobody needs a key,
+ * or there is none. 0 or negative with *err. */
 int listen_open(struct listener ret[LISTEN_MAX], size_t *ret_n, const struct config *c, struct err *err);
 void listen_unlink(const struct listener *listeners, size_t n);       /* removes the unix sockets that are ours */
 

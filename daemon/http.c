@@ -17,9 +17,11 @@
 #include <errno.h>
 #include <event2/buffer.h>
 #include <event2/bufferevent.h>
+#include <event2/bufferevent_ssl.h>
 #include <event2/listener.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <openssl/ssl.h>
 #include <string.h>
 #include <sys/queue.h>
 #include <sys/socket.h>
@@ -41,6 +43,7 @@ struct conn {
     struct bufferevent *bev;                   /* a reference is held; evhttp frees its own */
     struct evhttp_connection *evcon;           /* known once conn_adopt() ran */
     struct evbuffer_cb_entry *in_cb, *out_cb;
+    SSL *ssl;                                  /* bev's, or NULL */
     struct event *timer, *soon;                /* soon: run conn_soon() from the loop */
     enum conn_state state;
     bool is_unix, close_after, paused, served; /* served: at least one answer went out */
@@ -63,7 +66,7 @@ struct conn {
 struct http {
     struct daemon *daemon;
     struct config *config;
-    struct evhttp *evhttp;
+    struct evhttp *plain, *tls;
     struct evconnlistener *listeners[LISTEN_MAX];
     size_t n_listeners;
     struct event *accept_again;
@@ -124,12 +127,13 @@ static unsigned path_api(const struct path *p)
         [API_OPENAI] = "openai-", [API_ANTHROPIC] = "anthropic-", [API_OLLAMA] = "ollama-",
     };
 
+    /* What counts tokens goes with OpenAI's. */
     if (!p->dialect)
         return strncmp(p->path, "/v1/tern/", 9) == 0 || strcmp(p->path, "/metrics") == 0 ? 1u << API_TERN : 0;
     for (unsigned i = 0; i < ARRAY_SIZE(names); i++)
         if (strncmp(p->dialect->name, names[i], strlen(names[i])) == 0)
             return 1u << i;
-    return 0;
+    return 1u << API_OPENAI;
 }
 
 static const struct path preflight = {"OPTIONS", "*", .open = true, .run = preflight_run};
@@ -354,6 +358,19 @@ static void conn_refuse(struct conn *c, const struct request_error *e)
     conn_arm(c, LINGER_MSEC);
 }
 
+/* More from one address than listen.max_connections_peer. On this machine everybody has the same. */
+static bool conn_has_too_many(const struct conn *c)
+{
+    const struct conn *other;
+    unsigned n = 0;
+
+    if (c->is_unix || strncmp(c->peer, "127.", 4) == 0 || strcmp(c->peer, "::1") == 0)
+        return false;
+    LIST_FOREACH(other, &c->http->conns, link)
+        n += strcmp(other->peer, c->peer) == 0;
+    return n > c->http->config->listen.max_connections_peer;
+}
+
 /* First run from the loop: evhttp has made its connection around the bufferevent by now. Nothing in its interface
  * tells which; it is the argument of the callbacks that evhttp set. */
 static void conn_adopt(struct conn *c)
@@ -379,7 +396,9 @@ static void conn_adopt(struct conn *c)
     if (!c->is_unix)
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
     auth_peer(c->peer, fd);
-    if (c->http->counts.open > c->http->config->listen.max_connections + OVER_LIMIT)
+    if (c->ssl)
+        bufferevent_openssl_set_allow_dirty_shutdown(c->bev, 1);
+    if (c->http->counts.open > c->http->config->listen.max_connections + OVER_LIMIT || conn_has_too_many(c))
         evhttp_connection_free(c->evcon);
     else if (c->http->counts.open > c->http->config->listen.max_connections)
         conn_refuse(c, &full);
@@ -405,6 +424,10 @@ static void conn_deadline(evutil_socket_t fd, short what, void *arg)
     };
     struct conn *c = arg;
 
+    if (c->evcon && c->ssl && !SSL_is_init_finished(c->ssl)) {
+        evhttp_connection_free(c->evcon);      /* the handshake did not come to an end; there is nobody to tell */
+        return;
+    }
     if (c->evcon && (c->state == CONN_BODY || (c->state == CONN_HEAD && (c->scanned || !c->served)))) {
         conn_refuse(c, &late);
         return;
@@ -530,16 +553,22 @@ static void conn_written(struct evbuffer *out, const struct evbuffer_cb_info *in
 
 /* evhttp asks for a bufferevent for a connection just accepted. NULL makes it use one of its own, which http_request()
  * refuses. */
-static struct bufferevent *conn_new(struct event_base *base, void *arg)
+static struct bufferevent *conn_new(struct http *h, SSL *ssl)
 {
-    struct http *h = arg;
+    struct event_base *base = h->daemon->base;
     struct conn *c = calloc(1, sizeof(*c));
 
-    if (!c)
+    if (!c) {
+        SSL_free(ssl);
         return NULL;
+    }
     c->http = h;
-    c->bev = bufferevent_socket_new(base, -1, BEV_OPT_CLOSE_ON_FREE);
+    c->ssl = ssl;
+    /* The SSL becomes the bufferevent's. */
+    c->bev = ssl ? bufferevent_openssl_socket_new(base, -1, ssl, BUFFEREVENT_SSL_ACCEPTING, BEV_OPT_CLOSE_ON_FREE)
+                 : bufferevent_socket_new(base, -1, BEV_OPT_CLOSE_ON_FREE);
     if (!c->bev) {
+        SSL_free(ssl);
         free(c);
         return NULL;
     }
@@ -559,6 +588,19 @@ static struct bufferevent *conn_new(struct event_base *base, void *arg)
     bufferevent_incref(c->bev);
     event_active(c->soon, EV_TIMEOUT, 0);
     return c->bev;
+}
+
+static struct bufferevent *conn_new_plain(struct event_base *base, void *arg)
+{
+    return conn_new(arg, NULL);
+}
+
+static struct bufferevent *conn_new_tls(struct event_base *base, void *arg)
+{
+    struct http *h = arg;
+    SSL *ssl = h->config->tls ? SSL_new(h->config->tls) : NULL;
+
+    return ssl ? conn_new(h, ssl) : NULL;
 }
 
 /* ---- Requests ---------------------------------------------------------------------------------------------------- */
@@ -670,13 +712,26 @@ static int listener_add(struct http *h, struct listener *l, struct err *err)
     if (!e)
         return -ENOMEM;
     l->fd = -1;
-    if (!evhttp_bind_listener(h->evhttp, e)) {
+    if (!evhttp_bind_listener(l->tls ? h->tls : h->plain, e)) {
         evconnlistener_free(e);
         return -ENOMEM;
     }
     evconnlistener_set_error_cb(e, accept_failed);
     h->listeners[h->n_listeners++] = e;
     return 0;
+}
+
+static struct evhttp *server_new(struct http *h, struct bufferevent *(*make)(struct event_base *, void *))
+{
+    struct evhttp *e = evhttp_new(h->daemon->base);
+
+    if (!e)
+        return NULL;
+    evhttp_set_bevcb(e, make, h);
+    evhttp_set_gencb(e, http_request, h);
+    /* Methods are judged by check_path(); what passes, evhttp shall not refuse in its own words. */
+    evhttp_set_allowed_methods(e, EVHTTP_REQ_GET | EVHTTP_REQ_HEAD | EVHTTP_REQ_POST | EVHTTP_REQ_OPTIONS);
+    return e;
 }
 
 static void http_freep(struct http **h) { http_free(*h); }
@@ -690,14 +745,11 @@ int http_new(struct http **ret, struct daemon *d, struct listener *listeners, si
         return -ENOMEM;
     h->daemon = d;
     h->config = config_ref(d->config);
-    h->evhttp = evhttp_new(d->base);
+    h->plain = server_new(h, conn_new_plain);
+    h->tls = server_new(h, conn_new_tls);
     h->accept_again = evtimer_new(d->base, accept_again, h);
-    if (!h->evhttp || !h->accept_again)
+    if (!h->plain || !h->tls || !h->accept_again)
         return -ENOMEM;
-    evhttp_set_bevcb(h->evhttp, conn_new, h);
-    evhttp_set_gencb(h->evhttp, http_request, h);
-    /* Methods are judged by check_path(); what passes, evhttp shall not refuse in its own words. */
-    evhttp_set_allowed_methods(h->evhttp, EVHTTP_REQ_GET | EVHTTP_REQ_HEAD | EVHTTP_REQ_POST | EVHTTP_REQ_OPTIONS);
     for (size_t i = 0; i < n && i < LISTEN_MAX; i++) {
         r = listener_add(h, &listeners[i], err);
         if (r < 0)
@@ -746,8 +798,10 @@ void http_free(struct http *h)
         if (!c->evcon)
             conn_adopt(c);
     }
-    if (h->evhttp)
-        evhttp_free(h->evhttp);
+    if (h->plain)
+        evhttp_free(h->plain);
+    if (h->tls)
+        evhttp_free(h->tls);
     if (h->accept_again)
         event_free(h->accept_again);
     if (server == h)

@@ -1,6 +1,6 @@
 /* The sockets that clients come in by: those the service manager passed (named by FileDescriptorName=), else those
- * the configuration names. The API has no TLS and keys are optional, so a TCP address that is not loopback is
- * refused, whoever opened it. A unix socket left behind by a process that died is told from a live one by connecting,
+ * the configuration names. A TCP address that is not loopback is served with TLS and to holders of keys, or not at all,
+ * whoever opened it. A unix socket left behind by a process that died is told from a live one by connecting,
  * which is why this comes before sandbox_enter(). */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -61,12 +61,31 @@ int listen_address(struct sockaddr_storage *ret, const char *text, struct err *e
     int len = parse_address(&sa, text);
 
     if (len < 0)
-        return err_set(err, len, "[listen] tcp: \"%.80s\" is not ADDRESS:PORT such as 127.0.0.1:8420", text);
-    if (!is_loopback((struct sockaddr *)&sa))
-        return err_set(err, -EINVAL, "[listen] tcp: \"%.80s\" is not a loopback address; tern has no TLS, so put "
-                       "a proxy that has in front of it", text);
+        return err_set(err, len, "\"%.80s\" is not ADDRESS:PORT such as 127.0.0.1:8420", text);
     *ret = sa;
     return len;
+}
+
+bool listen_is_loopback(const struct sockaddr_storage *a)
+{
+    return is_loopback((const struct sockaddr *)a);
+}
+
+/* May this be served? The same whether we opened it or not. */
+static int judge(struct listener *l, const struct config *c, struct err *err)
+{
+    if (l->is_unix || (l->is_loopback && !l->tls))
+        return 0;
+    l->tls = true;
+    if (!*c->listen.tls_cert || !*c->listen.tls_key)
+        return err_set(err, -EINVAL, "%s is not loopback and would need TLS: set [listen] tls_cert and tls_key",
+                       l->name);
+    if (l->is_loopback)
+        return 0;
+    if (!c->auth.required || c->auth.n_keys == 0)
+        return err_set(err, -EINVAL, "%s can be reached from elsewhere: %s", l->name, c->auth.required ?
+                       "make a key first with ternctl key add" : "set [auth] required = yes");
+    return 0;
 }
 
 /* What a bound socket is, into everything of *l but fd. 0, or -EINVAL when it is not one we serve. */
@@ -91,12 +110,12 @@ static int describe(struct listener *l, int fd)
     else if (sa.ss_family == AF_INET6)
         snprintf(l->name, sizeof(l->name), "[%s]:%u", inet_ntop(AF_INET6, &in6->sin6_addr, host, sizeof(host)),
                  ntohs(in6->sin6_port));
-    return l->is_unix || l->is_loopback ? 0 : -EINVAL;
+    return l->is_unix || sa.ss_family == AF_INET || sa.ss_family == AF_INET6 ? 0 : -EINVAL;
 }
 
-static int take_passed(struct listener ret[LISTEN_MAX], int n_fds, struct err *err)
+static int take_passed(struct listener ret[LISTEN_MAX], int n_fds, const struct config *c, struct err *err)
 {
-    int fd;
+    int fd, r;
 
     if (n_fds > LISTEN_MAX)
         return err_set(err, -EINVAL, "%d sockets were passed in, at most %d can be served", n_fds, LISTEN_MAX);
@@ -105,7 +124,10 @@ static int take_passed(struct listener ret[LISTEN_MAX], int n_fds, struct err *e
         if (sd_is_socket(fd, AF_UNSPEC, SOCK_STREAM, 1) <= 0)
             return err_set(err, -EINVAL, "passed file descriptor %d is not a listening stream socket", fd);
         if (describe(&ret[i], fd) < 0)
-            return err_set(err, -EINVAL, "passed socket %s is neither unix nor loopback", ret[i].name);
+            return err_set(err, -EINVAL, "passed file descriptor %d is neither a unix nor a TCP socket", fd);
+        r = judge(&ret[i], c, err);
+        if (r < 0)
+            return r;
         if (evutil_make_socket_nonblocking(fd) < 0)
             return err_set(err, -errno, "passed socket %s: %s", ret[i].name, strerror(errno));
         ret[i].fd = fd;
@@ -197,7 +219,7 @@ int listen_open(struct listener ret[LISTEN_MAX], size_t *ret_n, const struct con
     if (r < 0)
         return err_set(err, r, "$LISTEN_FDS: %s", strerror(-r));
     if (r > 0) {
-        r = take_passed(list, r, err);
+        r = take_passed(list, r, c, err);
         if (r < 0)
             return r;
         n = (size_t)r;
@@ -208,13 +230,18 @@ int listen_open(struct listener ret[LISTEN_MAX], size_t *ret_n, const struct con
                 return r;
             n++;
         }
+        if (*c->listen.tls) {
+            r = open_tcp(&list[n], c->listen.tls, err);
+            list[n].tls = true;
+            if (r == 0)
+                r = judge(&list[n++], c, err);
+            if (r < 0)
+                goto fail;
+        }
         if (*c->listen.unix_path) {
             r = open_unix(&list[n], c->listen.unix_path, err);
-            if (r < 0) {
-                if (n)
-                    close(list[0].fd);
-                return r;
-            }
+            if (r < 0)
+                goto fail;
             n++;
         }
     }
@@ -223,6 +250,10 @@ int listen_open(struct listener ret[LISTEN_MAX], size_t *ret_n, const struct con
     memcpy(ret, list, sizeof(list));
     *ret_n = n;
     return 0;
+fail:
+    while (n > 0)
+        close(list[--n].fd);
+    return r;
 }
 
 void listen_unlink(const struct listener *listeners, size_t n)

@@ -17,6 +17,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "daemon/http.h"
+#include "daemon/tls.h"
 #include "engine/engine.h"
 #include "models/embedded.h"
 
@@ -56,6 +57,30 @@ struct front {
 static int load(struct config **ret, const struct arguments *args, struct err *err)
 {
     return config_load(ret, args->config, args->config != NULL, args->sets, args->n_sets, err);
+}
+
+/* The front's: with what TLS needs, which the workers are never to hold. */
+static int load_front(struct config **ret, const struct arguments *args, bool tls, struct err *err)
+{
+    struct config *c;
+    int r = load(&c, args, err);
+
+    if (r < 0)
+        return r;
+    r = tls_load(c, tls, err);
+    if (r < 0)
+        config_unref(c);
+    else
+        *ret = c;
+    return r;
+}
+
+static bool serves_tls(const struct front *f)
+{
+    for (size_t i = 0; i < f->n_listeners; i++)
+        if (f->listeners[i].tls)
+            return true;
+    return false;
 }
 
 /* ---- Status ---------------------------------------------------------------------------------------------------- */
@@ -153,7 +178,7 @@ static void *reload_thread(void *arg)
 {
     struct front *f = arg;
 
-    f->reload.result = load(&f->reload.config, f->args, &f->reload.err);
+    f->reload.result = load_front(&f->reload.config, f->args, serves_tls(f), &f->reload.err);
     mailbox_post(&f->d.mailbox, &f->reload.mail);
     return NULL;
 }
@@ -330,6 +355,16 @@ static int front_start(struct front *f, struct err *err)
         return r;
     for (size_t i = 0, n = 0; i < f->n_listeners && n < sizeof(f->addresses); i++)
         n += (size_t)snprintf(f->addresses + n, sizeof(f->addresses) - n, "%s%s", i ? ", " : "", f->listeners[i].name);
+    /* Sockets that were passed in show only now that they need it. */
+    if (serves_tls(f) && !f->d.config->tls) {
+        r = tls_load(f->d.config, true, err);
+        if (r < 0)
+            return r;
+    }
+#ifndef __SANITIZE_ADDRESS__   /* whose search for leaks needs to look */
+    if (f->d.config->tls)
+        prctl(PR_SET_DUMPABLE, 0);
+#endif
     r = sandbox_enter(SANDBOX_FRONT, err);
     if (r < 0)
         return r;
@@ -425,7 +460,7 @@ static int front_main(const struct arguments *args, int argc, char **argv)
         log_error("cannot start the spawner: %s", strerror(-r));
         return EXIT_FAILURE;
     }
-    r = load(&f.d.config, args, &err);
+    r = load_front(&f.d.config, args, false, &err);
     if (r < 0) {
         log_error("%s", err.msg);
         f.status = EXIT_BAD_CONFIG;
@@ -536,7 +571,7 @@ static int check_config(const struct arguments *args)
     struct config *c;
     struct err err;
 
-    if (load(&c, args, &err) < 0) {
+    if (load_front(&c, args, false, &err) < 0) {
         fprintf(stderr, "ternd: %s\n", err.msg);
         return EXIT_BAD_CONFIG;
     }

@@ -32,6 +32,19 @@ const struct config_option options[] = {
     {"listen", "tcp", CONFIG(listen.tcp), .type = OPTION_STRING, .standard = "127.0.0.1:8420",
      .about = "Loopback address and port to listen on; empty for none. Ignored when the service manager passes "
               "sockets."},
+    {"listen", "tls", CONFIG(listen.tls), .type = OPTION_STRING, .standard = "", .example = "0.0.0.0:8443",
+     .about = "Address and port to listen on with TLS; empty for none. One that is not loopback needs auth.required and "
+              "a key, and its names in hosts. Sockets of that kind that the service manager passes are served with TLS "
+              "too."},
+    {"listen", "tls_cert", CONFIG(listen.tls_cert), .type = OPTION_STRING, .standard = "",
+     .example = "/etc/tern/server.pem", .reload = true,
+     .about = "Certificate and its chain in PEM; a reload reads it again, and connections made from then on use it."},
+    {"listen", "tls_key", CONFIG(listen.tls_key), .type = OPTION_STRING, .standard = "", .example = "server.key",
+     .reload = true,
+     .about = "Its private key in PEM; a bare name is looked up in $CREDENTIALS_DIRECTORY."},
+    {"listen", "tls_client_ca", CONFIG(listen.tls_client_ca), .type = OPTION_STRING, .standard = "",
+     .example = "/etc/tern/clients.pem", .reload = true,
+     .about = "Certificates in PEM that clients' certificates must be signed by; empty asks for none."},
     {"listen", "unix", CONFIG(listen.unix_path), .type = OPTION_STRING, .standard = "",
      .example = "/run/tern/tern.sock",
      .about = "Path of a unix socket to listen on, made with mode 0660; empty for none. Ignored when the service "

@@ -46,20 +46,58 @@ static struct config config_of(const char *tcp, const char *name)
 Test(listen, addresses)
 {
     static const char *const right[] = {"127.0.0.1:8420", "127.8.9.10:0", "[::1]:65535"};
+    static const char *const far[] = {"0.0.0.0:80", "192.168.1.1:80", "[::]:80", "[2001:db8::1]:443", "128.0.0.1:1"};
     static const char *const wrong[] = {
-        "", ":", "127.0.0.1", "127.0.0.1:", "127.0.0.1:65536", "127.0.0.1:-1", "127.0.0.1:80x", "0.0.0.0:80",
-        "192.168.1.1:80", "[::]:80", "::1:80", "[::1]", "[::1:80", "localhost:80", "[127.0.0.1]:80", "127.0.0.1:000080",
+        "", ":", "127.0.0.1", "127.0.0.1:", "127.0.0.1:65536", "127.0.0.1:-1", "127.0.0.1:80x", "::1:80", "[::1]", "[::1:80", "localhost:80", "[127.0.0.1]:80", "127.0.0.1:000080",
         "[]:1", "[:1",
     };
     struct sockaddr_storage sa;
     struct err err;
 
     for (size_t i = 0; i < ARRAY_SIZE(right); i++)
-        cr_expect_gt(listen_address(&sa, right[i], &err), 0, "%s", right[i]);
+        cr_expect(listen_address(&sa, right[i], &err) > 0 && listen_is_loopback(&sa), "%s", right[i]);
+    for (size_t i = 0; i < ARRAY_SIZE(far); i++)
+        cr_expect(listen_address(&sa, far[i], &err) > 0 && !listen_is_loopback(&sa), "%s", far[i]);
     for (size_t i = 0; i < ARRAY_SIZE(wrong); i++)
         cr_expect_eq(listen_address(&sa, wrong[i], &err), -EINVAL, "%s", wrong[i]);
     cr_expect_eq(listen_address(&sa, "127.0.0.1:8420", &err), (int)sizeof(struct sockaddr_in));
     cr_expect_eq(((struct sockaddr_in *)&sa)->sin_port, htons(8420));
+}
+
+/* Every way to open an address, with and without certificate, demand for keys, and a key: what can be reached from
+ * elsewhere is served with TLS and to holders of keys, or not at all. */
+Test(listen, who_may_be_served)
+{
+    static const struct { const char *address; bool far; } binds[] = {
+        {"127.0.0.1:0", false}, {"127.9.9.9:0", false}, {"[::1]:0", false}, {"0.0.0.0:0", true}, {"[::]:0", true},
+    };
+    unsigned n = 0;
+
+    for (unsigned i = 0; i < ARRAY_SIZE(binds) * 16; i++) {
+        bool far = binds[i / 16].far, tls = i & 1, cert = i & 2, required = i & 4, key = i & 8, served;
+        struct config c = config_of(tls ? "" : binds[i / 16].address, NULL);
+        struct listener l[LISTEN_MAX];
+        struct err err = {""};
+        size_t n_listeners = 0;
+
+        if (tls)
+            strcpy(c.listen.tls, binds[i / 16].address);
+        strcpy(c.listen.tls_cert, cert ? "cert.pem" : "");
+        strcpy(c.listen.tls_key, cert ? "key.pem" : "");
+        c.auth.required = required;
+        c.auth.n_keys = key;
+        served = listen_open(l, &n_listeners, &c, &err) == 0;
+        /* A listener for TLS has its certificate; one that is far, its key too. */
+        cr_expect(served == ((!tls && !far) || (cert && (!far || (required && key)))), "%s %u: %s",
+                  binds[i / 16].address, i % 16, err.msg);
+        cr_expect(served || *err.msg);
+        if (served) {
+            cr_expect(n_listeners == 1 && l[0].tls == (tls || far));
+            close(l[0].fd);
+        }
+        n++;
+    }
+    cr_expect_eq(n, 80);
 }
 
 Test(listen, own_sockets)
