@@ -12,6 +12,13 @@ extern const struct kernels kernels_avx2;
 void ternary_matmul_avx2(int32_t *out, size_t out_stride, const uint8_t *w, const int8_t *x, size_t x_stride,
                          size_t n, size_t rows, size_t cols);
 
+/* aarch64 builds only. The later two take all but their integer products from the first. */
+extern const struct kernels kernels_neon;
+struct kernels kernels_neon_dot(void);
+struct kernels kernels_neon_i8mm(void);
+void ternary_matmul_neon_dot(int32_t *out, size_t out_stride, const uint8_t *w, const int8_t *x, size_t x_stride,
+                             size_t n, size_t rows, size_t cols);
+
 /* e^x = 2^k * e^r with r = x - k ln 2 in two steps, and e^r = 1 + r + r^2 P(r). P was fitted for this project: minimax
  * for the relative error on |r| <= ln(2)/2, 3e-9 before rounding. Adding and taking away 1.5 * 2^23 rounds to even. */
 #define EXP_LOW (-87.3f)

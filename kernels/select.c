@@ -4,6 +4,8 @@
 
 #ifdef __x86_64__
 #include <cpuid.h>
+#elif defined(__aarch64__)
+#include <sys/auxv.h>
 #endif
 #include <errno.h>
 #include <pthread.h>
@@ -11,7 +13,7 @@
 #include <string.h>
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
-static const struct kernels *variants[2], *chosen;
+static const struct kernels *variants[8], *chosen;
 static size_t n_variants;
 static struct err refusal;
 
@@ -34,6 +36,28 @@ static bool has_f16c(void)
 }
 #endif
 
+#ifdef __aarch64__
+/* The kernel's names for them, which older headers lack. */
+#define HWCAP_DOTPROD (1ul << 20)
+#define HWCAP2_MATMUL (1ul << 13)
+
+static void find_arm(void)
+{
+    static struct kernels dot, i8mm;
+    bool has_dot = getauxval(AT_HWCAP) & HWCAP_DOTPROD;
+
+    variants[n_variants++] = &kernels_neon;
+    if (has_dot) {
+        dot = kernels_neon_dot();
+        variants[n_variants++] = &dot;
+    }
+    if (has_dot && getauxval(AT_HWCAP2) & HWCAP2_MATMUL) {
+        i8mm = kernels_neon_i8mm();
+        variants[n_variants++] = &i8mm;
+    }
+}
+#endif
+
 static void find_variants(void)
 {
     const char *name = getenv("TERN_CPU");
@@ -42,6 +66,8 @@ static void find_variants(void)
 #ifdef __x86_64__
     if (__builtin_cpu_supports("avx2") && has_f16c())
         variants[n_variants++] = &kernels_avx2;
+#elif defined(__aarch64__)
+    find_arm();
 #endif
 
     if (!name || !*name) {
