@@ -8,6 +8,25 @@
 #include "engine/worker.h"
 
 #define MAX_STOP_BYTES 1024
+#define MAX_ANSWER_BYTES (64u << 20)
+
+void job_init(struct job *j)
+{
+    buf_init(&j->shown, MAX_ANSWER_BYTES);
+    buf_init(&j->frame, MAX_ANSWER_BYTES);
+    buf_init(&j->out, SIZE_MAX);
+}
+
+void job_done(struct job *j)
+{
+    if (j->session)
+        job_clear(j);
+    session_free(j->session);
+    free(j->logits);
+    buf_done(&j->shown);
+    buf_done(&j->frame);
+    buf_done(&j->out);
+}
 
 void job_clear(struct job *j)
 {
@@ -17,7 +36,10 @@ void job_clear(struct job *j)
     tokens_done(&j->text);
     free(j->client);
     session_reset(j->session, 0);
-    *j = (struct job){ .session = j->session, .logits = j->logits };
+    buf_clear(&j->out);
+    *j = (struct job){
+        .session = j->session, .logits = j->logits, .shown = j->shown, .frame = j->frame, .out = j->out,
+    };
 }
 
 int job_end(struct worker *w, struct job *j, enum engine_finish finish)
@@ -29,7 +51,7 @@ int job_end(struct worker *w, struct job *j, enum engine_finish finish)
         .prefill_usec = prompt - j->start_usec, .decode_usec = now - prompt,
     };
 
-    /* The last token was not read yet; what the session has of guesses goes. */
+    /* The last token was not read yet. */
     session_reset(j->session, j->text.len - 1);
     if (finish != FINISH_ERROR)
         prefix_keep(&w->prefix, j->client, j->text.ids, j->session);
@@ -38,66 +60,120 @@ int job_end(struct worker *w, struct job *j, enum engine_finish finish)
     return worker_send(w, ENGINE_END, id, &end, sizeof(end));
 }
 
+/* ---- its tokens ---- */
+
 int job_allow(struct job *j)
 {
     return j->held = reply_allowed(j->reply, j->max_tokens - j->n_tokens, &j->allowed);
 }
 
-int job_token(struct worker *w, struct job *j, float *logits)
+static void over(struct job *j, enum engine_finish finish)
+{
+    j->over = true;
+    j->finish = finish;
+}
+
+/* What a token adds to the answer, in `shown`. Whether it was the last one: then the job is over. Negative: -errno. */
+static int show(const struct worker *w, struct job *j, int32_t token, enum answer_channel *channel)
+{
+    int r;
+
+    buf_clear(&j->shown);
+    if (tokenizer_is_end(w->model->tokenizer, token)) {
+        r = reply_flush(j->reply, &j->shown, channel);
+        over(j, reply_finish(j->reply, true));
+        return r;
+    }
+    r = reply_push(j->reply, token, &j->shown, channel);
+    if (r != 0 || j->n_tokens == j->max_tokens)
+        over(j, reply_finish(j->reply, r > 0));
+    return r == 0 && j->over ? reply_flush(j->reply, &j->shown, channel) : MIN(r, 0);
+}
+
+/* Choose a token from the logits, and say it. */
+static int32_t next_token(const struct worker *w, struct job *j, float *logits)
 {
     const struct tokenizer *tokenizer = w->model->tokenizer;
     struct engine_token t = { 0 };
-    enum engine_finish finish = FINISH_ERROR;
     enum answer_channel channel = ANSWER_TEXT;
-    int32_t token;
-    bool last = true;
     size_t len;
     int r;
 
-    if (j->held < 0)
-        return job_end(w, j, FINISH_ERROR);
     sampler_pick(j->sampler, logits, j->allowed, &t);
-    token = (int32_t)t.id;
-    if (tokens_push(&j->text, token) < 0)
-        return job_end(w, j, FINISH_ERROR);
     j->n_tokens++;
-    t.piece = tokenizer_piece(tokenizer, token, &len);
-    t.piece_len = (uint32_t)len;
+    t.piece = tokenizer_piece(tokenizer, (int32_t)t.id, &len);
+    t.piece_len = tokenizer_is_end(tokenizer, (int32_t)t.id) ? 0 : (uint32_t)len;
     for (size_t i = 0; i < t.n_top; i++) {
         t.top[i].piece = tokenizer_piece(tokenizer, (int32_t)t.top[i].id, &len);
         t.top[i].piece_len = (uint32_t)len;
     }
-
-    buf_clear(&w->text);
-    if (tokenizer_is_end(tokenizer, token)) {
-        t.piece_len = 0;
-        r = reply_flush(j->reply, &w->text, &channel);
-        finish = reply_finish(j->reply, true);
-    } else {
-        r = reply_push(j->reply, token, &w->text, &channel);
-        last = r != 0 || j->n_tokens == j->max_tokens;
-        finish = reply_finish(j->reply, r > 0);
-        if (r == 0 && last)
-            r = reply_flush(j->reply, &w->text, &channel);
-    }
-    t.text = (const char *)w->text.data;
-    t.text_len = (uint32_t)w->text.len;
+    r = tokens_push(&j->text, (int32_t)t.id);
+    if (r == 0)
+        r = show(w, j, (int32_t)t.id, &channel);
+    t.text = (const char *)j->shown.data;
+    t.text_len = (uint32_t)j->shown.len;
     t.channel = channel;
-    buf_clear(&w->frame);
-    if (r < 0 || engine_token_encode(&w->frame, &t) < 0)
-        return job_end(w, j, FINISH_ERROR);
-    r = worker_send(w, ENGINE_TOKEN, j->id, w->frame.data, w->frame.len);
-    return r < 0 || !last ? r : job_end(w, j, finish);
+    buf_clear(&j->frame);
+    if (r == 0)
+        r = engine_token_encode(&j->frame, &t);
+    if (r == 0)
+        r = frame_append(&j->out, ENGINE_TOKEN, j->id, j->frame.data, j->frame.len);
+    if (r < 0)
+        over(j, FINISH_ERROR);
+    return (int32_t)t.id;
 }
 
-int job_prompted(struct worker *w, struct job *j)
+/* The prompt is through. */
+static void prompted(struct job *j)
 {
     struct engine_prompt p = { .n_tokens = (uint32_t)j->n_prompt, .n_cached = (uint32_t)j->n_cached };
 
     j->prompt_usec = clock_usec();
     p.prefill_usec = j->prompt_usec - j->start_usec;
-    prefix_keep(&w->prefix, j->client, j->text.ids, j->session);
-    return worker_send(w, ENGINE_PROMPT, j->id, &p, sizeof(p));
+    if (frame_append(&j->out, ENGINE_PROMPT, j->id, &p, sizeof(p)) < 0)
+        over(j, FINISH_ERROR);
+}
+
+void job_advance(const struct worker *w, struct job *j)
+{
+    size_t fed = j->session->n - j->n_rows;
+
+    j->keep = j->session->n;
+    if (j->session->n < j->text.len)
+        return;                        /* more of it to read */
+    if (!j->prompt_usec)
+        prompted(j);
+    for (size_t i = 0; i < j->n_rows && !j->over; i++) {
+        int32_t token;
+
+        if (!j->rows[i].logits)
+            continue;
+        j->keep = fed + i + 1;
+        if (j->held < 0) {
+            over(j, FINISH_ERROR);
+            break;
+        }
+        token = next_token(w, j, j->rows[i].logits);
+        draft_learn(&j->draft, i, token);
+        /* Where the answer comes to be held to a grammar, the next row was not asked for what may follow. */
+        if (j->over || job_allow(j) || i + 1 == j->n_rows || j->rows[i + 1].token != token)
+            break;
+        j->n_guessed++;
+    }
+}
+
+int job_settle(struct worker *w, struct job *j)
+{
+    bool through = j->keep == j->n_prompt && j->prompt_usec;
+    int r = worker_send_frames(w, &j->out);
+
+    buf_clear(&j->out);
+    session_reset(j->session, j->keep);
+    if (r == 0 && j->over)
+        return job_end(w, j, j->finish);
+    if (r == 0 && through)
+        prefix_keep(&w->prefix, j->client, j->text.ids, j->session);
+    return r;
 }
 
 /* ---- from its frame ---- */

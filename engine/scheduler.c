@@ -49,7 +49,6 @@ static size_t add_generating(struct worker *w, size_t generating)
     for (struct job *j = w->jobs; j < w->jobs + w->n_jobs; j++) {
         if (!is_generating(j))
             continue;
-        job_allow(j);
         add_row(w, &n, j, j->text.ids[j->text.len - 1], j->logits);
         j->draft.n = 0;
         if (!w->cfg->draft || j->held)
@@ -139,45 +138,6 @@ static void unpark(struct worker *w)
 
 /* ---- a step ------------------------------------------------------------------------------------------------------ */
 
-/* The tokens that follow from a job's rows: one, and one more for each guess that was right. */
-static int take_tokens(struct worker *w, struct job *j, const struct forward_row *rows)
-{
-    size_t fed = j->session->n - j->n_rows;
-    int r = 0;
-
-    for (size_t i = 0; i < j->n_rows && r == 0; i++) {
-        int32_t next;
-
-        if (!rows[i].logits)
-            continue;
-        r = job_token(w, j, rows[i].logits);
-        if (r < 0 || !j->request)
-            return r;
-        next = j->text.ids[j->text.len - 1];
-        draft_learn(&j->draft, i, next);
-        if (i + 1 == j->n_rows)
-            break;
-        /* Where the answer comes to be held to a grammar, the next row was not asked for what may follow. */
-        if (rows[i + 1].token != next || job_allow(j)) {
-            session_reset(j->session, fed + i + 1);
-            break;
-        }
-        j->n_guessed++;
-    }
-    return r;
-}
-
-static int take_rows(struct worker *w, struct job *j, const struct forward_row *rows)
-{
-    int r = 0;
-
-    if (j->session->n < j->text.len)
-        return 0;                      /* more of it to read */
-    if (!j->prompt_usec)
-        r = job_prompted(w, j);
-    return r < 0 ? r : take_tokens(w, j, rows);
-}
-
 static size_t build(struct worker *w)
 {
     size_t generating = 0;
@@ -189,6 +149,23 @@ static size_t build(struct worker *w)
     return add_prompts(w, add_generating(w, generating));
 }
 
+static struct job *job_of(const struct worker *w, const struct forward_row *row)
+{
+    struct job *j = w->jobs;
+
+    while (j->session != row->session)
+        j++;
+    return j;
+}
+
+static void advance(void *arg, size_t begin, size_t end)
+{
+    const struct worker *w = arg;
+
+    for (size_t i = begin; i < end; i++)
+        job_advance(w, w->active[i]);
+}
+
 static int run_jobs(struct worker *w)
 {
     const struct forward_row *rows = w->rows;
@@ -196,6 +173,7 @@ static int run_jobs(struct worker *w)
     size_t n;
     int failed, r = 0;
 
+    w->n_active = 0;
     unpark(w);
     do {
         n = build(w);
@@ -206,16 +184,18 @@ static int run_jobs(struct worker *w)
     else
         pace_note(&w->pace, n, (double)(clock_usec() - start) / USEC_PER_SEC);
 
-    /* Rows stand in the order they were added: who generates first, in order of slots, then prompts, in turn. */
-    for (const struct forward_row *end = rows + n; rows < end && r == 0;) {
-        struct job *j = w->jobs;
-
-        while (j->session != rows->session)
-            j++;
-        size_t n_rows = j->n_rows;
-        r = failed < 0 ? job_end(w, j, FINISH_ERROR) : take_rows(w, j, rows);
-        rows += n_rows;
-    }
+    /* Choosing tokens is shared out like a product: with a large vocabulary, and many requests, it takes as long. */
+    for (size_t i = 0; i < n && failed == 0; i++)
+        if (!i || rows[i].session != rows[i - 1].session) {
+            w->active[w->n_active] = job_of(w, &rows[i]);
+            w->active[w->n_active++]->rows = &rows[i];
+        }
+    pool_run(w->pool, w->n_active, 1, advance, w);
+    for (size_t i = 0; i < w->n_active && r == 0; i++)
+        r = job_settle(w, w->active[i]);
+    for (struct job *j = w->jobs; j < w->jobs + w->n_jobs && failed < 0 && r == 0; j++)
+        if (j->n_rows)
+            r = job_end(w, j, FINISH_ERROR);
     return r;
 }
 
@@ -302,10 +282,12 @@ int scheduler_init(struct worker *w, struct err *err)
         return r;
     w->rows = calloc(max_rows, sizeof(*w->rows));
     w->jobs = calloc(w->n_jobs, sizeof(*w->jobs));
+    w->active = calloc(w->n_jobs, sizeof(struct job *));
     w->draft_logits = w->cfg->draft ? calloc(DRAFT_ROWS * w->model->n_vocab, sizeof(float)) : NULL;
-    if (!w->rows || !w->jobs || (w->cfg->draft && !w->draft_logits))
+    if (!w->rows || !w->jobs || !w->active || (w->cfg->draft && !w->draft_logits))
         return -ENOMEM;
     for (size_t i = 0; i < w->n_jobs; i++) {
+        job_init(&w->jobs[i]);
         w->jobs[i].logits = calloc(w->model->n_vocab, sizeof(float));
         r = w->jobs[i].logits ? session_new(&w->jobs[i].session, w->kv, w->n_ctx) : -ENOMEM;
         if (r < 0)
@@ -322,16 +304,13 @@ void scheduler_done(struct worker *w)
         w->embeddings = e->next;
         embedding_free(e);
     }
-    for (size_t i = 0; w->jobs && i < w->n_jobs; i++) {
-        if (w->jobs[i].session)
-            job_clear(&w->jobs[i]);
-        session_free(w->jobs[i].session);
-        free(w->jobs[i].logits);
-    }
+    for (size_t i = 0; w->jobs && i < w->n_jobs; i++)
+        job_done(&w->jobs[i]);
     session_free(w->embed_session);
     prefix_done(&w->prefix);
     kv_pool_free(w->kv);
     free(w->jobs);
+    free(w->active);
     free(w->rows);
     free(w->draft_logits);
     forward_free(w->forward);

@@ -16,7 +16,6 @@
 #include "engine/worker.h"
 
 #define MAX_THREADS 8
-#define MAX_ANSWER_BYTES (64u << 20)
 #define OUT_BYTES (1u << 20)           /* held back at most */
 
 /* ---- frames out ---- */
@@ -42,6 +41,13 @@ static int flush(struct worker *w)
 int worker_send(struct worker *w, uint32_t type, uint64_t id, const void *data, size_t len)
 {
     int r = frame_append(&w->out, type, id, data, len);
+
+    return r < 0 || w->out.len < OUT_BYTES ? r : flush(w);
+}
+
+int worker_send_frames(struct worker *w, const struct buf *frames)
+{
+    int r = buf_append(&w->out, frames->data, frames->len);
 
     return r < 0 || w->out.len < OUT_BYTES ? r : flush(w);
 }
@@ -197,8 +203,6 @@ static void worker_done(struct worker *w)
     pool_free(w->pool);
     lexicon_free(w->lexicon);
     model_free(w->model);
-    buf_done(&w->text);
-    buf_done(&w->frame);
     buf_done(&w->out);
 }
 
@@ -209,8 +213,6 @@ int engine_worker_main(int fd, const struct engine_config *cfg)
     uint64_t start = clock_usec();
     int r;
 
-    buf_init(&w.text, MAX_ANSWER_BYTES);
-    buf_init(&w.frame, MAX_ANSWER_BYTES);
     buf_init(&w.out, SIZE_MAX);
     r = load(&w, &err);
     if (r < 0) {

@@ -69,7 +69,12 @@ struct job {
     struct draft draft;
     size_t n_guessed;                 /* of the new ones: guesses that were right */
     uint64_t start_usec, prompt_usec; /* when it came, and when its prompt was through (0: not yet) */
-    size_t n_rows;                    /* of the run under way */
+    /* What came of the run under way. */
+    const struct forward_row *rows;   /* its rows in it */
+    size_t n_rows, keep;              /* keep: how much of what the session holds is right */
+    bool over;
+    enum engine_finish finish;        /* when over */
+    struct buf shown, frame, out;     /* scratch: what a token shows, its payload; frames for ternd */
     bool parked;                      /* its pages were needed by others: it is read again when there is room */
 };
 
@@ -97,18 +102,22 @@ struct worker {
     struct forward_row *rows;
     struct job *jobs;
     size_t n_jobs, n_running;
+    struct job **active;              /* of the run under way */
+    size_t n_active;
     size_t turn;                      /* whose prompt goes first in the next step */
     float *draft_logits;              /* (DRAFT_ROWS, n_vocab) */
     struct pace pace;
     struct prefix prefix;
     struct embedding *embeddings;     /* in order of arrival */
     struct session *embed_session;    /* made when first needed */
-    struct buf text, frame, out;      /* scratch: what a token shows, its payload; frames not yet written */
+    struct buf out;                   /* frames not yet written */
 };
 
 /* ---- worker.c ---- */
-/* Queue a frame; what is queued leaves in one write after each step. 0, -ENOMEM, or the socket's -errno. */
+/* Queue a frame, or whole frames; what is queued leaves in one write after each step. 0, -ENOMEM, or the socket's
+ * -errno. */
 int worker_send(struct worker *w, uint32_t type, uint64_t id, const void *data, size_t len);
+int worker_send_frames(struct worker *w, const struct buf *frames);
 /* Why a request was not begun; code NULL: it was. */
 struct refusal { const char *code; struct err err; };
 void refusal_set(struct refusal *why, int r);         /* by -ENOMEM or -EINVAL; the words of the latter are in err */
@@ -126,17 +135,20 @@ int scheduler_cancel(struct worker *w, uint64_t id);
 /* ---- job.c ---- */
 /* Fill the free slot with the request in the frame; it stays free when it is refused. */
 void job_start(struct worker *w, struct job *j, const struct frame *f, struct refusal *why);
-void job_clear(struct job *j);
+void job_init(struct job *j);
+void job_done(struct job *j);
+void job_clear(struct job *j);                        /* a free slot again */
 int job_end(struct worker *w, struct job *j, enum engine_finish finish);
 /* The prompt that a request makes, in *ret; for why->code NULL. */
 void job_prompt(const struct worker *w, const struct chat_request *request, struct tokens *ret, struct refusal *why);
-/* The prompt is through: tell. */
-int job_prompted(struct worker *w, struct job *j);
 /* Work out what may come next, before the model is asked. 1: `allowed` is set; 0: all may; -EILSEQ: nothing may, which
- * job_token() ends with. */
+ * job_advance() ends with. */
 int job_allow(struct job *j);
-/* Choose a token from the logits and send it; ends the job when that was its last, whose request is then NULL. */
-int job_token(struct worker *w, struct job *j, float *logits);
+/* Take what came of its rows: the tokens that follow, and what is to be told of them. Touches nothing but the job, so that
+ * several may be advanced at once. */
+void job_advance(const struct worker *w, struct job *j);
+/* Then, one after the other: tell, drop what was guessed wrong, end. 0, or what worker_send() says. */
+int job_settle(struct worker *w, struct job *j);
 
 /* ---- service.c ---- */
 int service_tokenize(struct worker *w, const struct frame *f);
