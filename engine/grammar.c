@@ -773,6 +773,30 @@ void grammar_step(struct reading *r, size_t first, size_t last, uint8_t byte)
         step(r, r->threads[i], byte);
 }
 
+static void add_bytes(uint64_t set[4], const char *bytes)
+{
+    for (; *bytes; bytes++)
+        set[(uint8_t)*bytes / 64] |= 1ull << (uint8_t)*bytes % 64;
+}
+
+void thread_bytes(const struct grammar *g, const struct thread *t, uint64_t set[4])
+{
+    const struct node *n = thread_must_end(t) ? NULL : &g->nodes[t->top.node];
+    uint32_t lo = (uint32_t)t->top.state, hi = (uint32_t)(t->top.state >> 32);
+
+    if (!n)
+        return;
+    if (n->kind == NODE_NUMBER)
+        add_bytes(set, "-.0123456789,}]");
+    else if ((n->kind == NODE_STRING || n->kind == NODE_PATTERN) && t->top.at == 0)
+        add_bytes(set, "\"");
+    else if (n->kind != NODE_TEXT || hi - lo > 16)
+        memset(set, 0xff, 4 * sizeof(*set));
+    else
+        for (; lo < hi; lo++)
+            add_bytes(set, g->texts[lo].len == t->top.at ? ",}]" : (char[]){ g->texts[lo].s[t->top.at], 0 });
+}
+
 bool thread_may_end(const struct grammar *g, const struct thread *t)
 {
     return thread_must_end(t) || (!t->up && spot_may_end(g, &t->top));

@@ -114,6 +114,8 @@ struct reading {
 void grammar_begin(struct reading *r);                            /* push the threads of an answer's beginning */
 /* Push what threads[first..last) become by a byte. */
 void grammar_step(struct reading *r, size_t first, size_t last, uint8_t byte);
+/* Add to a set of 256 the bytes that may come next, and maybe others. */
+void thread_bytes(const struct grammar *g, const struct thread *t, uint64_t set[4]);
 bool thread_may_end(const struct grammar *g, const struct thread *t);       /* the answer may end here */
 bool thread_must_end(const struct thread *t);                     /* and nothing can follow */
 uint32_t thread_price(const struct grammar *g, const struct thread *t);     /* fewest tokens to the answer's end */

@@ -29,7 +29,7 @@ struct mask {
     struct cached cache[N_CACHED];
     uint64_t *out, *scratch;
     struct reading reading;
-    struct level { size_t first, last, frames; } *levels;         /* (longest + 1): of the walk */
+    struct level { size_t first, last, frames; uint64_t bytes[4]; } *levels;         /* (longest + 1): of the walk */
 };
 
 /* ---- frames that stay ---- */
@@ -157,12 +157,18 @@ static void walk(struct mask *m, const struct branches *tree, const struct threa
     struct level *levels = m->levels;
 
     r->threads[0] = *t;
-    levels[0] = (struct level){ 0, 1, 0 };
+    levels[0] = (struct level){ 0, 1, 0, { 0 } };
+    thread_bytes(m->grammar, t, levels[0].bytes);
     for (size_t i = 0; i < tree->n;) {
         const struct branch *b = &tree->b[i];
         const struct level *at = &levels[b->depth];
         uint32_t price = GRAMMAR_NEVER;
+        struct level *in;
 
+        if (!(at->bytes[b->byte / 64] >> b->byte % 64 & 1)) {
+            i = b->skip;
+            continue;
+        }
         r->n_threads = at->last;
         r->n_frames = at->frames;
         grammar_step(r, at->first, at->last, b->byte);
@@ -170,11 +176,15 @@ static void walk(struct mask *m, const struct branches *tree, const struct threa
             i = b->skip;
             continue;
         }
-        levels[b->depth + 1] = (struct level){ at->last, r->n_threads, r->n_frames };
+        in = &levels[b->depth + 1];
+        *in = (struct level){ at->last, r->n_threads, r->n_frames, { 0 } };
         i++;
+        if (i < b->skip)
+            for (size_t k = in->first; k < in->last; k++)
+                thread_bytes(m->grammar, &r->threads[k], in->bytes);
         if (b->token < 0)
             continue;
-        for (size_t k = at->last; k < r->n_threads; k++)
+        for (size_t k = in->first; k < in->last; k++)
             price = MIN(price, thread_price(m->grammar, &r->threads[k]));
         prices->cheapest = MIN(prices->cheapest, price);
         if (price > limit)
