@@ -119,7 +119,8 @@ uint32_t take(struct engine *e, struct answer *answers)
         a->ids[a->n] = t.id;
         a->logprobs[a->n++] = t.logprob;
         a->sum_logprob += (double)t.logprob;
-        strncat(a->text, t.text, t.text_len);
+        strncat(t.channel == ANSWER_TEXT ? a->text : t.channel == ANSWER_TOOL_NAME ? a->name : a->arguments, t.text,
+                t.text_len);
         break;
     case ENGINE_END:
         cr_assert_eq(f.len, sizeof(a->end));

@@ -8,7 +8,7 @@ struct engine { pid_t pid; int fd; struct frame_reader reader; };
 
 /* What became of one request. */
 struct answer {
-    char text[4096];
+    char text[4096], name[80], arguments[4096];   /* by channel */
     uint32_t ids[512];
     float logprobs[512];
     size_t n, n_prompts;
