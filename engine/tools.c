@@ -281,11 +281,9 @@ static int build(struct tools *t, const struct chat_request *r, struct call *cal
     if (node < 0)
         return (int)node;
     x = grammar_finish(g, (size_t)node, prices, &why);
-    if (x == 0)
-        x = calls_check(g, calls, n, &why);
-    if (x == -EINVAL)
-        return err_set(err, x, "%s%s", formatted && !n ? "response_format: " : "", why.msg);
-    return x;
+    if (x < 0)
+        return x == -EINVAL ? err_set(err, x, "%s: %s", n ? "tools" : "response_format", why.msg) : x;
+    return calls_check(g, calls, n, err);
 }
 
 int tools_init(struct tools *t, const struct chat_request *r, const struct lexicon *prices, struct err *err)
