@@ -4,6 +4,7 @@
  *     fail N   fails with status N before it begins  cut       begins, one piece, fails
  *     hang     never begins                          begin     begins and says nothing more
  *     piece    begins, one piece, nothing more       flow      8 MiB in pieces, as fast as it is let
+ *     long     as hi, and has no more room
  *     calls    words and two calls, one without arguments      call      one call alone */
 #include <arpa/inet.h>
 #include <assert.h>
@@ -103,8 +104,12 @@ static void request_step(evutil_socket_t fd, short what, void *arg)
     struct request *q = arg;
     struct request_meta m = meta_of(q);
     unsigned step = q->step++, n_pieces = script_is(q, "flow") ? FLOW_PIECES : 2;
-    struct request_result res = {.finish = script_is(q, "call") ? "tool_calls" : "stop", .tokens_cached = 3,
-                                 .stop = q->chat->params.n_stop ? q->chat->params.stop[0] : NULL, .prefill_usec = 7, .decode_usec = 8, .tokens_in = 5, .tokens_out = 2, .confidence = m.confidence,
+    static const float vectors[] = {0.6f, 0.8f, 1, 0};
+    static const int32_t tokens[] = {7, 2045, 0, 1, 5};
+    struct request_result res = {.finish = script_is(q, "call") ? "tool_calls" : script_is(q, "long") ? "length" : "stop",
+                                 .tokens_cached = 3, .vectors = vectors, .n_vectors = 2, .width = 2, .tokens = tokens,
+                                 .stop = q->chat->params.n_stop ? q->chat->params.stop[0] : NULL, .prefill_usec = 7,
+                                 .decode_usec = 8, .tokens_in = 5, .tokens_out = 2, .confidence = m.confidence,
                                  .cost_microusd = m.route == ROUTE_CLOUD ? 123 : 0};
     struct request_error e = {.http_status = 502, .type = "server_error", .code = "upstream_cut",
                               .message = "the cloud's answer broke off"};
@@ -147,7 +152,7 @@ static void copy(char out[64], const char *s)
 int request_start(struct request **ret, struct router *r, struct chat_request *chat, const struct request_options *o,
                   const struct request_sink *sink, void *arg, char ret_id[ID_BYTES], struct request_error *ret_error)
 {
-    const char *script = chat_last_user(chat->messages);
+    const char *script = chat->input ? "task" : chat_last_user(chat->messages);
     struct request *q;
 
     strcpy(ret_id, FAKE_ID);
@@ -162,7 +167,8 @@ int request_start(struct request **ret, struct router *r, struct chat_request *c
     fake.params = chat->params;
     copy(fake.dialect, o->dialect);
     json_decref(fake.chat);
-    fake.chat = chat_request_to_json(chat);
+    fake.chat = chat->input ? json_incref(chat->input) : chat_request_to_json(chat);
+    fake.task = chat->task;
     if (strcmp(script, "refuse") == 0) {
         *ret_error = (struct request_error){.http_status = 503, .type = "server_error", .code = "queue_full",
                                             .message = "the queue is full", .retry_after_sec = 2};

@@ -22,7 +22,8 @@ struct fake {
     int key_label;                         /* -1: none */
     uint64_t deadline_usec;
     struct chat_params params;
-    json_t *chat;                          /* the last request as chat_request_to_json() tells it */
+    json_t *chat;                          /* the last request as chat_request_to_json() tells it, or its input */
+    enum chat_task task;
 
     /* What the others say. */
     bool engine_ready, store_healthy, store_late;   /* late: answers only at fake_store_answer() */

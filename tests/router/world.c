@@ -146,6 +146,9 @@ static void engine_token(struct fake *f, struct fake_run *run)
     struct engine_token t = {.id = 1, .logprob = logprob, .margin = -1 / logprob, .entropy = -logprob, .piece = "l",
                              .piece_len = 1, .text = "l", .text_len = 1, .n_top = 1};
 
+    if (p->call)
+        t.channel = run->step ? ANSWER_TOOL_ARGUMENTS : ANSWER_TOOL_NAME;
+
     t.top[0] = (struct engine_alternative) {.id = 1, .logprob = t.logprob, .piece = "\xf0\x9f", .piece_len = 2};
     cr_assert_eq(engine_token_encode(&b, &t), 0);
     fake_send(f, ENGINE_TOKEN, run->id, b.data, b.len);
@@ -172,7 +175,7 @@ static bool engine_step(struct fake *f, struct fake_run *run)
     } else if (p->error_at && run->step + 1 >= p->error_at) {
         engine_end(f, run, FINISH_ERROR);
     } else if (run->step == p->n_tokens) {
-        engine_end(f, run, FINISH_STOP);
+        engine_end(f, run, p->call ? FINISH_TOOL_CALLS : FINISH_STOP);
     } else {
         if (run->step == 0)
             fake_send(f, ENGINE_PROMPT, run->id, &(struct engine_prompt) {.n_tokens = 7}, sizeof(struct engine_prompt));
@@ -260,6 +263,11 @@ static bool cloud_step(struct fake *f, struct fake_run *run)
         cloud_end(f, run, "ok", NULL, 200, 0);
     } else if (p->whole) {
         cloud_whole(f, run);
+    } else if (p->said && !p->said[run->step]) {
+        fake_send_text(f, EGRESS_EVENT, run->id, "[DONE]");
+        cloud_end(f, run, "ok", NULL, 200, 0);
+    } else if (p->said) {
+        fake_send_text(f, EGRESS_EVENT, run->id, p->said[run->step]);
     } else if (run->step == p->n_chunks) {
         cloud_finish(f, run);
     } else {
@@ -540,7 +548,10 @@ static void on_delta(void *arg, const struct request_delta *d)
         cr_assert_eq(world_count(c->world, "SELECT count(*) FROM decision WHERE request_id = ?", c->id), q->n_decisions,
                      "a byte was released before the decision was durable");
     }
-    buf_append(&c->text, d->text, d->text_len);
+    if (d->channel == ANSWER_TOOL_NAME)
+        buf_printf(&c->text, "[%.*s %s]", (int)d->text_len, d->text, strlen(d->call_id) == 29 ? "new" : d->call_id);
+    else
+        buf_append(&c->text, d->text, d->text_len);
     c->n_logprobs += json_array_size(d->logprobs);
     if (c->n_delta == c->pause_at)
         request_pause(q);
@@ -583,7 +594,8 @@ static void on_fail(void *arg, const struct request_meta *m, const struct reques
 int client_start(struct client *c, struct world *w, const struct ask_for *a)
 {
     static const struct request_sink sink = {on_begin, on_delta, on_end, on_fail};
-    struct chat_request *chat = chat_request_new();
+    cleanup(json_decrefp) json_t *body = a->body ? json_loads(a->body, 0, NULL) : NULL;
+    struct chat_request *chat = NULL;
     struct request_options o = {.dialect = "openai-chat", .key = "test", .peer = "127.0.0.1", .label = a->label,
                                 .mode = a->mode, .deadline_usec = a->deadline_usec};
     struct request_error error = {0};
@@ -591,11 +603,16 @@ int client_start(struct client *c, struct world *w, const struct ask_for *a)
 
     c->world = w;
     buf_init(&c->text, 1 << 20);
-    chat->messages = json_pack("[{s:s,s:s}]", "role", "user", "content", a->content ? a->content : "hello");
-    chat->model = a->model ? strdup(a->model) : NULL;
-    chat->stream = a->stream;
-    chat->params.logprobs = a->logprobs;
-    chat->params.top_k = 3;
+    if (body) {
+        cr_assert_eq(chat_request_from_json(&chat, body, NULL), 0);
+    } else {
+        chat = chat_request_new();
+        chat->messages = json_pack("[{s:s,s:s}]", "role", "user", "content", a->content ? a->content : "hello");
+        chat->model = a->model ? strdup(a->model) : NULL;
+        chat->stream = a->stream;
+        chat->params.logprobs = a->logprobs;
+        chat->params.top_k = 3;
+    }
     r = request_start(&c->request, w->router, chat, &o, &sink, c, c->id, &error);
     cr_assert(id_valid(c->id));
     cr_assert_eq(c->n_begin + c->n_fail, 0, "the sink was called from inside request_start()");

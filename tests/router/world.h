@@ -18,6 +18,7 @@ struct engine_play {
     double logprob, last_logprob;             /* of all tokens; of the last one, 0: the same */
     unsigned stall_at, die_at, error_at;      /* after so many tokens, less one: say nothing more, exit, fail */
     const char *refuse;                       /* with this code */
+    bool call;                                /* the first token is a call's name, the others its arguments */
 };
 /* What egress does with one call. */
 struct cloud_play {
@@ -26,6 +27,7 @@ struct cloud_play {
     const char *result, *error;               /* END at once, instead of an answer */
     int status, retry_after_sec;
     bool no_usage, whole, empty;              /* whole: a completion that came in one event */
+    const char *const *said;                  /* these events instead, until NULL */
 };
 
 struct fake_run {
@@ -72,7 +74,7 @@ struct client {
     unsigned n_begin, n_delta, n_end, n_fail;
     unsigned cancel_at, pause_at;             /* leave, or pause, at this delta */
     bool left;
-    struct buf text;
+    struct buf text;                          /* a call's name as "[name id]", or "[name new]" with an id of our making */
     size_t n_logprobs;
     enum route route;
     bool degraded;
@@ -89,7 +91,8 @@ int64_t world_count(struct world *w, const char *sql, const char *id);  /* the n
 char *world_text(struct world *w, const char *sql, const char *id);     /* the one text, owned by the caller; "" none */
 uint64_t world_random(struct world *w, uint64_t below);
 
-struct ask_for { const char *model, *label, *mode, *content; bool stream, logprobs; uint64_t deadline_usec; };
+struct ask_for { const char *model, *label, *mode, *content; bool stream, logprobs; uint64_t deadline_usec;
+                 const char *body; /* JSON, instead of all before but label and mode */ };
 /* 0, or what request_start() returned; a refusal fills the client's http_status, code and message. */
 int client_start(struct client *c, struct world *w, const struct ask_for *a);
 void client_done(struct client *c);
