@@ -44,29 +44,38 @@ void api_ready(struct exchange *x)
 
 /* ---- Models ------------------------------------------------------------------------------------------------------ */
 
-/* "auto", the local model once it is known, each endpoint. */
+/* "auto", the local model once it is known, each endpoint: in OpenAI's shape, with what Anthropic's has besides. */
 static json_t *models(const struct daemon *d)
 {
     cleanup(json_decrefp) json_t *status = router_status(d->router);
     const json_t *local = json_object_get(json_object_get(status, "engine"), "model"), *e;
     json_int_t created = (json_int_t)((clock_wall_usec() - (clock_usec() - d->started_usec)) / USEC_PER_SEC);
     json_t *names = json_pack("[s]", "auto"), *list = json_array(), *name;
+    char created_at[CLOCK_RFC3339_BYTES];
     size_t i;
+
+    clock_rfc3339(created_at, (uint64_t)created * USEC_PER_SEC);
 
     if (json_is_string(local))
         json_array_append(names, (json_t *)local);
     json_array_foreach(json_object_get(status, "endpoints"), i, e)
         json_array_append(names, json_object_get(e, "name"));
     json_array_foreach(names, i, name)
-        json_array_append_new(list, json_pack("{s:O, s:s, s:I, s:s}", "id", name, "object", "model", "created", created,
-                                              "owned_by", "tern"));
+        json_array_append_new(list, json_pack("{s:O, s:s, s:I, s:s, s:s, s:O, s:s}", "id", name, "object", "model",
+                                              "created", created, "owned_by", "tern", "type", "model",
+                                              "display_name", name, "created_at", created_at));
     json_decref(names);
     return list;
 }
 
 void api_models(struct exchange *x)
 {
-    exchange_reply_json(x, 200, json_pack("{s:s, s:o}", "object", "list", "data", models(x->daemon)));
+    json_t *list = models(x->daemon);
+    json_t *first = json_object_get(json_array_get(list, 0), "id"),
+           *last = json_object_get(json_array_get(list, json_array_size(list) - 1), "id");
+
+    exchange_reply_json(x, 200, json_pack("{s:s, s:o, s:b, s:O, s:O}", "object", "list", "data", list, "has_more", 0,
+                                          "first_id", first, "last_id", last));
 }
 
 void api_model(struct exchange *x)

@@ -290,6 +290,8 @@ static void end_fault(struct request *q, const struct end *end, enum call_result
         code = "upstream_denied";
     else if (end->status == 429)
         status = 429, code = "upstream_rate_limited";
+    else if (end->status == 529)       /* Anthropic's "overloaded" */
+        status = 503, code = "upstream_overloaded";
     else if (strcmp(end->error, EGRESS_ERR_TIMEOUT) == 0)
         status = 504, code = "upstream_timeout";
     request_fault(q, status, "upstream_error", code, message, q->attempt.retry_after_sec);

@@ -113,6 +113,13 @@ await run("@anthropic-ai/sdk", {
     const { usage } = await client.messages.create({ ...request, max_tokens: 1 });
     assert.equal(input_tokens, usage.input_tokens + usage.cache_read_input_tokens);
   },
+  async models(route) {
+    const models = [];
+    for await (const m of client.models.list()) models.push(m);
+    const one = models.find((m) => m.id === route.model);
+    assert.deepEqual(one, await client.models.retrieve(route.model).then(({ _request_id, ...m }) => m));
+    assert.ok(one.type === "model" && one.display_name && Date.parse(one.created_at));
+  },
   async errors(route) {
     const image = { type: "image", source: { type: "base64", media_type: "image/png", data: "aaaa" } };
     await assert.rejects(client.messages.create(ask({ model: "nope" })), status(404, "not_found_error"));

@@ -1,6 +1,7 @@
 """Real SDKs from npm, pinned in tests/clients/package.json and installed beside the build, against a running daemon: each
 file of tests/clients is one client, on both routes. docs/compatibility.md is the table of what they showed."""
 import contextlib, os, shutil, subprocess, tempfile
+from concurrent.futures import ThreadPoolExecutor
 from harness import *
 
 SOURCES = os.path.join(SOURCE, "tests/clients")
@@ -45,15 +46,18 @@ def test_every_client_on_both_routes():
     if os.path.exists(LINES):
         os.unlink(LINES)
     clients = sorted(n for n in os.listdir(SOURCES) if n.endswith(".mjs") and not n.endswith(("suite.mjs", "_features.mjs")))
-    lines = []
     # The same stand-in three times: "main" in OpenAI's dialect, "claude" in Anthropic's, "broken" fails in mid-stream. A
     # daemon for each client, since a broken cloud is soon left alone.
     with tempfile.TemporaryDirectory() as directory, contextlib.closing(Stub(directory)) as stub:
         endpoints = cloud_settings(stub.url, "main") + cloud_settings(stub.url, "claude", dialect="anthropic") + \
                     cloud_settings(stub.url, "broken", "error-after-3")
-        for name in clients:
+
+        def run_one(name):
             with running(*endpoints) as (d, _):
-                lines += run_client(there, name, d.port)
+                return run_client(there, name, d.port)
+
+        with ThreadPoolExecutor(2) as pool:
+            lines = [line for made in pool.map(run_one, clients) for line in made]
     with open(LINES, "w") as f:
         f.writelines(json.dumps(line) + "\n" for line in lines)
     failed = [f"{line['client']} {line['route']} {line['feature']}" for line in lines if not line["ok"]]
