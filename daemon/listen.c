@@ -226,13 +226,14 @@ int listen_open(struct listener ret[LISTEN_MAX], size_t *ret_n, const struct con
     } else {
         if (*c->listen.tcp) {
             r = open_tcp(&list[n], c->listen.tcp, err);
+            if (r == 0)
+                r = judge(&list[n++], c, err);
             if (r < 0)
-                return r;
-            n++;
+                goto fail;
         }
         if (*c->listen.tls) {
             r = open_tcp(&list[n], c->listen.tls, err);
-            list[n].tls = true;
+            list[n].tls = true;        /* on loopback too */
             if (r == 0)
                 r = judge(&list[n++], c, err);
             if (r < 0)
