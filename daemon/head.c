@@ -271,7 +271,7 @@ bool host_allowed(const char *host, const struct config *c)
     size_t n = *host == '[' ? strcspn(host, "]") + 1 : strcspn(host, ":");
     const char *port = host + MIN(n, strlen(host));
 
-    if (*port && (*port != ':' || strlen(port) > 6 || strspn(port + 1, "0123456789") != strlen(port + 1)))
+    if (*port && (*port != ':' || !port[1] || strlen(port) > 6 || strspn(port + 1, "0123456789") != strlen(port + 1)))
         return false;
     for (size_t i = 0; i < ARRAY_SIZE(loopback); i++)
         if (strlen(loopback[i]) == n && strncasecmp(host, loopback[i], n) == 0)
