@@ -17,6 +17,7 @@ LOAD = os.path.join(BUILD, "tests/load/load")
 GATEWAY = os.path.join(BUILD, "gateway/node_modules/@portkey-ai/gateway/build/start-server.js")
 ENGINE_USEC = 2000          # of the stand-in engine where it is to take as long as a fast model
 SETTINGS = ["engine.sessions=64", "engine.queue=4096", "log.level=warning"]
+MOST_USEC = 3000 if FULL else 50000 * harness.PATIENCE      # added to half of the calls
 CHAT = "/v1/chat/completions"
 harness.TERND = os.path.join(BUILD, "tests/load/ternd_stub")
 
@@ -53,7 +54,7 @@ def test_local():
         got = load(f"local, the engine taking {ENGINE_USEC} µs", d.port, "POST", CHAT, body("local"))
         added = got["p50"] - direct["p50"] - ENGINE_USEC
         print(f"      added p50 {added} µs, p99 {got['p99'] - direct['p50'] - ENGINE_USEC} µs")
-        assert added < 50000 * harness.PATIENCE
+        assert added < MOST_USEC
         check_recorded(d, 4000 if FULL else 400)
     with stubbed() as (d, stub):
         load("local, the engine taking no time", d.port, "POST", CHAT, body("local"))
@@ -64,7 +65,7 @@ def test_cloud_and_gateway():
         direct = load("the stand-in cloud", stub.port, "POST", CHAT, body("json"))
         got = load("cloud through ternd", d.port, "POST", CHAT, body("cloud"))
         print(f"      added p50 {got['p50'] - direct['p50']} µs, p99 {got['p99'] - direct['p99']} µs")
-        assert got["p50"] - direct["p50"] < 50000 * harness.PATIENCE
+        assert got["p50"] - direct["p50"] < MOST_USEC
         check_recorded(d, 4000 if FULL else 400)
         egress = d.sql("SELECT count(*) AS n FROM egress")[0]["n"]
         assert egress == (4000 if FULL else 400), "a body for each answer, and a row for each body"
