@@ -808,24 +808,27 @@ static void attend_int8(float *acc, struct attend *a, const int8_t *q, const flo
         attend_some_int8(acc + j * d, a + j, q + j * d4, q_units + j, k, k_units, v, v_units, d, first, end, 1);
 }
 
-const struct kernels kernels_avx2 = {
-    .name = "avx2",
-    .layout = &ternary_lines,
-    .ternary_matmul = ternary_matmul_avx2,
-    .quantize_row = quantize_row,
-    .rms_norm = rms_norm,
-    .dot_f32 = dot_f32,
-    .axpy_f32 = axpy_f32,
-    .matmul_f16 = matmul_f16,
-    .matmul_q8_0 = matmul_q8_0,
-    .matmul_f32 = matmul_f32,
-    .sixbit_matmul = sixbit_matmul,
-    .exp_sums = exp_sums,
-    .softmax = softmax,
-    .relu2_mul = relu2_mul,
-    .silu_mul = silu_mul,
-    .attend_f32 = attend_f32,
-    .attend_f16 = attend_f16,
-    .attend_int8 = attend_int8,
-    .to_f16 = to_f16,
-};
+void kernels_set_avx2(struct kernels *k)
+{
+    *k = (struct kernels){
+        .name = "avx2",
+        .layout = &ternary_lines,
+        .ternary_matmul = ternary_matmul_avx2,
+        .quantize_row = quantize_row,
+        .rms_norm = rms_norm,
+        .dot_f32 = dot_f32,
+        .axpy_f32 = axpy_f32,
+        .matmul_f16 = matmul_f16,
+        .matmul_q8_0 = matmul_q8_0,
+        .matmul_f32 = matmul_f32,
+        .sixbit_matmul = sixbit_matmul,
+        .exp_sums = exp_sums,
+        .softmax = softmax,
+        .relu2_mul = relu2_mul,
+        .silu_mul = silu_mul,
+        .attend_f32 = attend_f32,
+        .attend_f16 = attend_f16,
+        .attend_int8 = attend_int8,
+        .to_f16 = to_f16,
+    };
+}

@@ -5,17 +5,29 @@
 
 extern const struct ternary_layout ternary_lines;
 
-extern const struct kernels kernels_ref;
+/* Each overwrites the name and the functions that it does better; select.c. */
+void kernels_set_ref(struct kernels *k);
 
 /* x86-64 builds only. */
-extern const struct kernels kernels_avx2;
+void kernels_set_avx2(struct kernels *k);
+void kernels_set_avxvnni(struct kernels *k);
+void kernels_set_avx512vnni(struct kernels *k);
+void kernels_set_amx(struct kernels *k);
 void ternary_matmul_avx2(int32_t *out, size_t out_stride, const uint8_t *w, const int8_t *x, size_t x_stride,
                          size_t n, size_t rows, size_t cols);
+void ternary_matmul_avx512vnni(int32_t *out, size_t out_stride, const uint8_t *w, const int8_t *x, size_t x_stride,
+                               size_t n, size_t rows, size_t cols);
+bool x86_has_avx2(void);
+bool x86_has_avxvnni(void);
+bool x86_has_avx512vnni(void);
+bool x86_has_amx(void);
 
-/* aarch64 builds only. The later two take all but their integer products from the first. */
-extern const struct kernels kernels_neon;
-struct kernels kernels_neon_dot(void);
-struct kernels kernels_neon_i8mm(void);
+/* aarch64 builds only. */
+void kernels_set_neon(struct kernels *k);
+void kernels_set_dotprod(struct kernels *k);
+void kernels_set_i8mm(struct kernels *k);
+bool aarch64_has_dotprod(void);
+bool aarch64_has_i8mm(void);
 void ternary_matmul_neon_dot(int32_t *out, size_t out_stride, const uint8_t *w, const int8_t *x, size_t x_stride,
                              size_t n, size_t rows, size_t cols);
 

@@ -73,12 +73,9 @@ static void sixbit_matmul(int32_t *out, size_t out_stride, const uint8_t *w, con
     }
 }
 
-struct kernels kernels_neon_dot(void)
+void kernels_set_dotprod(struct kernels *k)
 {
-    struct kernels k = kernels_neon;
-
-    k.name = "dotprod";
-    k.ternary_matmul = ternary_matmul_neon_dot;
-    k.sixbit_matmul = sixbit_matmul;
-    return k;
+    k->name = "dotprod";
+    k->ternary_matmul = ternary_matmul_neon_dot;
+    k->sixbit_matmul = sixbit_matmul;
 }

@@ -69,11 +69,8 @@ static void ternary_matmul(int32_t *out, size_t out_stride, const uint8_t *w, co
     }
 }
 
-struct kernels kernels_neon_i8mm(void)
+void kernels_set_i8mm(struct kernels *k)
 {
-    struct kernels k = kernels_neon_dot();
-
-    k.name = "i8mm";
-    k.ternary_matmul = ternary_matmul;
-    return k;
+    k->name = "i8mm";
+    k->ternary_matmul = ternary_matmul;
 }

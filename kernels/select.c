@@ -1,19 +1,34 @@
-/* Which kernels this machine runs. The table reads top to bottom, better rows overwriting plainer ones; TERN_CPU picks
- * one by name. */
+/* Which kernels this machine runs. The table reads top to bottom: each row that the machine has overwrites, in a copy of
+ * what stands above it, the functions it does better. TERN_CPU picks one by name. */
 #include "kernels/internal.h"
 
-#ifdef __x86_64__
-#include <cpuid.h>
-#elif defined(__aarch64__)
-#include <sys/auxv.h>
-#endif
 #include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 
+static bool always(void)
+{
+    return true;
+}
+
+static const struct { bool (*here)(void); void (*set)(struct kernels *k); } steps[] = {
+    { always, kernels_set_ref },
+#if defined(__x86_64__)
+    { x86_has_avx2, kernels_set_avx2 },
+    { x86_has_avxvnni, kernels_set_avxvnni },
+    { x86_has_avx512vnni, kernels_set_avx512vnni },
+    { x86_has_amx, kernels_set_amx },
+#elif defined(__aarch64__)
+    { always, kernels_set_neon },
+    { aarch64_has_dotprod, kernels_set_dotprod },
+    { aarch64_has_i8mm, kernels_set_i8mm },
+#endif
+};
+
 static pthread_once_t once = PTHREAD_ONCE_INIT;
-static const struct kernels *variants[8], *chosen;
+static struct kernels tables[ARRAY_SIZE(steps)];
+static const struct kernels *variants[ARRAY_SIZE(steps)], *chosen;
 static size_t n_variants;
 static struct err refusal;
 
@@ -26,52 +41,22 @@ static void refuse(const char *name)
     err_set(&refusal, -EINVAL, "TERN_CPU=%.32s: this machine has%s", name, list);
 }
 
-#ifdef __x86_64__
-/* clang 14's __builtin_cpu_supports() does not know the name. That the system keeps the registers is avx2's check. */
-static bool has_f16c(void)
-{
-    unsigned a, b, c = 0, d;
-
-    return __get_cpuid(1, &a, &b, &c, &d) && c & bit_F16C;
-}
-#endif
-
-#ifdef __aarch64__
-/* The kernel's names for them, which older headers lack. */
-#define HWCAP_DOTPROD (1ul << 20)
-#define HWCAP2_MATMUL (1ul << 13)
-
-static void find_arm(void)
-{
-    static struct kernels dot, i8mm;
-    bool has_dot = getauxval(AT_HWCAP) & HWCAP_DOTPROD;
-
-    variants[n_variants++] = &kernels_neon;
-    if (has_dot) {
-        dot = kernels_neon_dot();
-        variants[n_variants++] = &dot;
-    }
-    if (has_dot && getauxval(AT_HWCAP2) & HWCAP2_MATMUL) {
-        i8mm = kernels_neon_i8mm();
-        variants[n_variants++] = &i8mm;
-    }
-}
-#endif
-
 static void find_variants(void)
 {
     const char *name = getenv("TERN_CPU");
+    const struct kernels *plainer = NULL;
 
-    variants[n_variants++] = &kernels_ref;
-#ifdef __x86_64__
-    if (__builtin_cpu_supports("avx2") && has_f16c())
-        variants[n_variants++] = &kernels_avx2;
-#elif defined(__aarch64__)
-    find_arm();
-#endif
+    for (size_t i = 0; i < ARRAY_SIZE(steps); i++) {
+        if (!steps[i].here())
+            continue;
+        if (plainer)
+            tables[i] = *plainer;
+        steps[i].set(&tables[i]);
+        plainer = variants[n_variants++] = &tables[i];
+    }
 
     if (!name || !*name) {
-        chosen = variants[n_variants - 1];
+        chosen = plainer;
         return;
     }
     for (size_t i = 0; i < n_variants; i++)

@@ -14,7 +14,8 @@
 #define GUARD 64
 #define GUARD_BYTE 0xa5
 
-static const struct kernels *ref, *variant;
+static const struct kernels *const *list, *ref, *variant;      /* all, the first of them, and the one at hand */
+static size_t n_list;
 static size_t n_checks, n_failures;
 
 /* Two equal outputs, one for the reference and one for the variant. */
@@ -44,6 +45,12 @@ static bool guard_intact(const uint8_t *p)
     return true;
 }
 
+static void outputs_free(struct outputs *o)
+{
+    free(o->base[0]);
+    free(o->base[1]);
+}
+
 static void outputs_check(struct outputs *o, const char *kernel, const char *shape)
 {
     bool intact = true;
@@ -59,30 +66,88 @@ static void outputs_check(struct outputs *o, const char *kernel, const char *sha
         printf("FAILED %s %s %s: %s at byte %zu\n", variant->name, kernel, shape, intact ? "differs" : "wrote outside", at);
         n_failures++;
     }
-    free(o->base[0]);
-    free(o->base[1]);
+    outputs_free(o);
 }
 
 /* ---- one check a kernel ----------------------------------------------------------------------------------------- */
 
+/* Of memory that begins at an odd address, and ends where it is no longer needed. */
+static void *unaligned(const void *from, size_t bytes, void **ret_base)
+{
+    size_t odd = random_u64() % 64;
+    uint8_t *p = allocate(bytes + odd);
+
+    *ret_base = p;
+    return memcpy(p + odd, from, bytes);
+}
+
+static void check_ternary_shape(size_t n, size_t rows, size_t cols, bool extreme)
+{
+    size_t out_stride = rows + random_u64() % 5, x_stride = cols + random_u64() % 70;
+    size_t x_bytes = n ? (n - 1) * x_stride + cols : 0;
+    cleanup(freep) uint8_t *w = random_ternary(rows * cols / 4, extreme);
+    cleanup(freep) int8_t *x = random_activations(x_bytes, extreme || random_u64() % 4 == 0);
+    cleanup(freep) void *x_base = NULL;
+    const int8_t *own_x = unaligned(x, x_bytes, &x_base);
+    struct outputs want = outputs_new(n * out_stride * sizeof(int32_t));
+    char shape[80];
+
+    snprintf(shape, sizeof(shape), "n=%zu rows=%zu cols=%zu%s", n, rows, cols, extreme ? " extreme" : "");
+    ref->ternary_matmul(output(&want, 0), out_stride, w, x, x_stride, n, rows, cols);
+    for (size_t i = 0; i < n_list; i++) {
+        struct outputs o = outputs_new(n * out_stride * sizeof(int32_t));
+        size_t bytes = list[i]->layout->bytes(rows, cols);
+        cleanup(freep) uint8_t *packed = allocate(bytes);
+        cleanup(freep) void *base = NULL;
+
+        variant = list[i];
+        variant->layout->pack(packed, w, rows, cols);
+        memcpy(output(&o, 0), output(&want, 0), n * out_stride * sizeof(int32_t));
+        variant->ternary_matmul(output(&o, 1), out_stride, unaligned(packed, bytes, &base), own_x, x_stride, n, rows, cols);
+        outputs_check(&o, "ternary_matmul", shape);
+    }
+    outputs_free(&want);
+}
+
+/* All variants, so that the reference is computed once: all widths to 8192 and some beyond, all counts of rows to 70 on either side and batches of 512. */
 static void check_ternary(void)
 {
-    static const size_t widths[] = { 128, 256, 384, 1920, 2048, 2176, 2560, 6912, 8704 };
+    static const size_t wide[] = { 6912, 8192, 8320, 16512, 20480 };
 
-    for (size_t i = 0; i < 120; i++) {
-        size_t n = random_u64() % 10, rows = random_u64() % 40, cols = widths[random_u64() % ARRAY_SIZE(widths)];
-        size_t out_stride = rows + random_u64() % 5, x_stride = cols + random_u64() % 70;
-        cleanup(freep) uint8_t *w = random_ternary(rows * cols / 4, i % 4 == 3);
-        cleanup(freep) uint8_t *own = allocate(variant->layout->bytes(rows, cols));
-        cleanup(freep) int8_t *x = random_activations(n ? (n - 1) * x_stride + cols : 0, i % 3 == 2);
-        struct outputs o = outputs_new(n * out_stride * sizeof(int32_t));
-        char shape[80];
+    for (size_t i = 1; i <= 70; i++) {
+        check_ternary_shape(1 + random_u64() % 9, i, TERNARY_BLOCK * (1 + random_u64() % 20), i % 7 == 0);
+        check_ternary_shape(i, 1 + random_u64() % 40, TERNARY_BLOCK * (1 + random_u64() % 9), i % 7 == 1);
+        check_ternary_shape(random_u64() % 6, 1 + random_u64() % 40, TERNARY_BLOCK * (1 + i % 64), i % 7 == 2);
+    }
+    for (size_t i = 0; i < 2 * ARRAY_SIZE(wide); i++) {
+        check_ternary_shape(1 + i, 33, wide[i / 2], i % 2);
+        check_ternary_shape(20 + i, 3, wide[i / 2], i % 2);
+    }
+    check_ternary_shape(70, 70, 640, false);
+    check_ternary_shape(512, 17, 640, false);
+    check_ternary_shape(512, 33, 128, true);
+    check_ternary_shape(241, 150, 256, false);
+}
 
-        snprintf(shape, sizeof(shape), "n=%zu rows=%zu cols=%zu", n, rows, cols);
-        variant->layout->pack(own, w, rows, cols);
-        ref->ternary_matmul(output(&o, 0), out_stride, w, x, x_stride, n, rows, cols);
-        variant->ternary_matmul(output(&o, 1), out_stride, own, x, x_stride, n, rows, cols);
-        outputs_check(&o, "ternary_matmul", shape);
+/* Rows come back from a layout as they went in, also when packed in two parts. */
+static void check_layout(void)
+{
+    for (size_t i = 0; i < 60; i++) {
+        const struct ternary_layout *l = variant->layout;
+        size_t rows = 1 + random_u64() % 70, cols = TERNARY_BLOCK * (1 + random_u64() % 9);
+        size_t first = random_u64() % (rows / l->group + 1) * l->group, bytes = l->bytes(rows, cols);
+        cleanup(freep) uint8_t *w = random_ternary(rows * cols / 4, false);
+        struct outputs o = outputs_new(bytes), p = outputs_new(rows * cols);
+        int8_t *row = output(&p, 0);
+
+        l->pack(output(&o, 0), w, rows, cols);
+        for (size_t r = 0; r < rows; r++)
+            l->row(row + r * cols, output(&o, 0), r, cols);
+        ternary_unpack(output(&p, 1), w, rows, cols);
+        outputs_check(&p, "layout", "row");
+        l->pack(output(&o, 1), w, first, cols);
+        l->pack((uint8_t *)output(&o, 1) + l->bytes(first, cols), w + first * cols / 4, rows - first, cols);
+        outputs_check(&o, "layout", "in two parts");
     }
 }
 
@@ -339,9 +404,7 @@ static void check_to_f16(void)
 
 int main(int argc, char **argv)
 {
-    const struct kernels *const *list;
-    size_t n = kernels_list(&list);
-
+    n_list = check_list(&list);
     ref = list[0];
     if (argc >= 2 && !strcmp(argv[1], "--bench")) {
         struct err err = {0};
@@ -361,9 +424,10 @@ int main(int argc, char **argv)
         return 2;
     }
 
-    for (size_t i = 0; i < n; i++) {       /* the reference too: its own guard bytes */
+    check_ternary();
+    for (size_t i = 0; i < n_list; i++) {       /* the reference too: its own guard bytes */
         variant = list[i];
-        check_ternary();
+        check_layout();
         check_sixbit();
         check_quantize();
         check_rms_norm();
@@ -377,6 +441,6 @@ int main(int argc, char **argv)
         check_attend_int8();
         check_to_f16();
     }
-    printf("%zu variants, %zu checks, %zu failures\n", n, n_checks, n_failures);
+    printf("%zu variants, %zu checks, %zu failures\n", n_list, n_checks, n_failures);
     return n_failures != 0;
 }

@@ -16,6 +16,9 @@ uint8_t *random_ternary(size_t bytes, bool extreme);              /* codes 0..2;
 uint16_t random_half(void);                                       /* finite, all exponents */
 uint8_t *random_q8_0(size_t blocks);
 
+/* variants.c, or emulated/variants.c: those to check, reference first; returns how many. */
+size_t check_list(const struct kernels *const **ret);
+
 /* bench.c */
 void bench_small(const struct kernels *ref, const struct kernels *k);
 int bench_ternary(const struct kernels *k, unsigned max_threads);

@@ -13,8 +13,8 @@ compile() {   # FILE FLAGS...
     $cc -std=c17 -O2 -D_GNU_SOURCE -Wall -Wextra -Wshadow -Wno-unused-parameter -Werror -fno-strict-aliasing \
         -ffp-contract=off -I"$src" "$@" -c "$src/$file" -o "$out/$(basename "$file" .c).o"
 }
-for file in kernels/layout.c kernels/ref.c kernels/select.c kernels/neon.c base/err.c tests/kernels/check.c \
-            tests/kernels/values.c tests/kernels/bench.c; do
+for file in kernels/layout.c kernels/ref.c kernels/select.c kernels/aarch64.c kernels/neon.c base/err.c \
+            tests/kernels/check.c tests/kernels/values.c tests/kernels/bench.c tests/kernels/variants.c; do
     compile $file
 done
 compile kernels/neon_dot.c -march=armv8.2-a+dotprod
