@@ -2,7 +2,7 @@
 
 Raw sockets and one selector, so that what is measured is the daemon: an arrival is noted, events are counted, nothing
 is parsed but the status and what tells the end."""
-import json, selectors, socket, time
+import json, re, selectors, socket, time
 
 
 class Client:
@@ -108,9 +108,15 @@ def times(n, body):
     return ask
 
 
+def tokens(answer):
+    """Of an answer whose request asked for usage."""
+    return int(re.search(rb'"completion_tokens": ?(\d+)', answer[5]).group(1))
+
+
 def gaps(clients):
-    """All inter-token gaps, sorted, in seconds: bytes that arrive together count as one token's arrival."""
-    out = []
+    """All gaps between arrivals, sorted, in seconds; bytes that arrive together are one. [0] when there are none: the
+    first bytes leave when the request is on record, and a short answer may be whole by then."""
+    out = [0]
     for c in clients:
         for a in c.answers:
             at = sorted(set(a[4]))
