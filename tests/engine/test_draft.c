@@ -76,7 +76,7 @@ Test(draft, same_answers, .timeout = 120)
         for (size_t i = 0; i < 8; i++) {
             char params[256];
 
-            snprintf(params, sizeof(params), "%s,\"max_tokens\":200", more[i]);
+            snprintf(params, sizeof(params), "%s,\"max_tokens\":80", more[i]);
             start(&e, i + 1, users[u], params);
             start(&without, i + 1, users[u], params);
         }
@@ -92,7 +92,7 @@ Test(draft, same_answers, .timeout = 120)
             cr_expect_eq(want[i].end.n_guessed, 0u);
         }
     }
-    cr_expect_gt(guessed, 100, "%zu tokens were guessed", guessed);
+    cr_expect_gt(guessed, 50, "%zu tokens were guessed", guessed);
     engine_stop(&e);
     engine_stop(&without);
 }

@@ -107,6 +107,53 @@ Test(local, nothing_is_released_before_rows_are_durable)
     end();
 }
 
+/* What is no answer: the local model alone does it, and it is on record like all else. */
+Test(local, tasks)
+{
+    static const struct { enum chat_task task; const char *model, *mode; } asked[] = {
+        {CHAT_EMBED, "local", NULL}, {CHAT_TOKENIZE, NULL, NULL}, {CHAT_DETOKENIZE, "auto", "cloud-only"},
+    };
+    struct client bad[3] = {0};
+
+    world_init(&w, NULL);
+    world_spin(&w, 20);
+    for (size_t i = 0; i < ARRAY_SIZE(asked); i++) {
+        struct client one = {0};
+
+        cr_assert_eq(client_start(&one, &w, &(struct ask_for) {.task = asked[i].task, .model = asked[i].model,
+                                                               .mode = asked[i].mode, .label = "public"}), 0);
+        WAIT_OVER(&w, &one);
+        cr_expect_eq(one.n_end, 1, "task %zu: %s", i, one.message);
+        cr_expect_eq(one.route, ROUTE_LOCAL);
+        WAIT_FOR(&w, world_count(&w, "SELECT count(*) FROM decisions_v WHERE id = ? AND outcome = 'ok'", one.id) == 1);
+        if (asked[i].task == CHAT_EMBED)
+            cr_expect(one.result.n_vectors == 2 && one.result.width == 3 && one.result.tokens_in == 9 &&
+                      one.vectors[0] == 1 && one.vectors[4] == 1);
+        cr_expect(asked[i].task != CHAT_TOKENIZE || (one.result.tokens && one.result.tokens_in == 4));
+        cr_expect(asked[i].task != CHAT_DETOKENIZE || (one.text.len == 4 && memcmp(one.text.data, "word", 4) == 0));
+        client_done(&one);
+    }
+    cr_expect_eq(w.egress.n_starts, 0);
+
+    cr_expect_eq(client_start(&bad[0], &w, &(struct ask_for) {.task = CHAT_EMBED, .model = "cloud"}), 1);
+    cr_expect_eq(bad[0].http_status, 400);
+    client_done(&bad[0]);
+    w.engine_play.refuse = "invalid_request";
+    cr_assert_eq(client_start(&bad[1], &w, &(struct ask_for) {.task = CHAT_EMBED}), 0);
+    WAIT_OVER(&w, &bad[1]);
+    cr_expect(bad[1].n_fail == 1 && bad[1].http_status == 400, "%d %s", bad[1].http_status, bad[1].message);
+    client_done(&bad[1]);
+
+    /* More numbers told than are there: the engine is hung up on. */
+    w.engine_play = (struct engine_play) {.error_at = 1};
+    cr_assert_eq(client_start(&bad[2], &w, &(struct ask_for) {.task = CHAT_EMBED}), 0);
+    WAIT_OVER(&w, &bad[2]);
+    cr_expect_eq(bad[2].n_fail, 1);
+    cr_expect_geq(w.n_downs[0] + w.n_downs[1], 1);
+    client_done(&bad[2]);
+    end();
+}
+
 Test(local, line_is_in_order_and_bounded)
 {
     struct client all[6] = {0};

@@ -184,6 +184,25 @@ static bool engine_step(struct fake *f, struct fake_run *run)
     return true;
 }
 
+/* Two vectors of three numbers, four ids, a word; refused or spoilt when the play says so. */
+static void engine_task(struct fake *f, const struct frame *frame)
+{
+    struct { struct engine_embedding head; float x[6]; } e = {{2, 3, 9, 0}, {1, 0, 0, 0, 1, 0}};
+    static const int32_t ids[] = {1, 2, 3, 4};
+    const char *refuse = f->world->engine_play.refuse;
+
+    f->n_starts++;
+    e.head.width += f->world->engine_play.error_at;
+    if (refuse)
+        fake_send_text(f, ENGINE_REFUSED, frame->id, "{\"code\":\"invalid_request\",\"message\":\"no\"}");
+    else if (frame->type == ENGINE_EMBED)
+        fake_send(f, ENGINE_EMBEDDING, frame->id, &e, sizeof(e));
+    else if (frame->type == ENGINE_TOKENIZE)
+        fake_send(f, ENGINE_TOKENS, frame->id, ids, sizeof(ids));
+    else
+        fake_send_text(f, ENGINE_TEXT, frame->id, "word");
+}
+
 static void engine_frame(struct fake *f, const struct frame *frame)
 {
     struct world *w = f->world;
@@ -194,6 +213,11 @@ static void engine_frame(struct fake *f, const struct frame *frame)
         if (w->choose)
             w->choose(w);
         run_add(f, frame->id)->engine = w->engine_play;
+        break;
+    case ENGINE_EMBED:
+    case ENGINE_TOKENIZE:
+    case ENGINE_DETOKENIZE:
+        engine_task(f, frame);
         break;
     case ENGINE_CANCEL:
         f->n_cancels++;
@@ -573,6 +597,8 @@ static void on_end(void *arg, const struct request_meta *m, const struct request
     c->result = *r;
     snprintf(c->finish, sizeof(c->finish), "%s", r->finish);
     c->result.finish = c->finish;
+    if (r->n_vectors)
+        memcpy(c->vectors, r->vectors, MIN(sizeof(c->vectors), r->n_vectors * r->width * sizeof(float)));
     c->request = NULL;
 }
 
@@ -605,6 +631,9 @@ int client_start(struct client *c, struct world *w, const struct ask_for *a)
     buf_init(&c->text, 1 << 20);
     if (body) {
         cr_assert_eq(chat_request_from_json(&chat, body, NULL), 0);
+    } else if (a->task) {
+        chat = chat_task_new(a->task, json_object());
+        chat->model = a->model ? strdup(a->model) : NULL;
     } else {
         chat = chat_request_new();
         chat->messages = json_pack("[{s:s,s:s}]", "role", "user", "content", a->content ? a->content : "hello");

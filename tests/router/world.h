@@ -81,7 +81,8 @@ struct client {
     char reason[32], model[32], finish[16], code[32], type[32], message[256];
     int http_status;
     unsigned retry_after_sec;
-    struct request_result result;
+    struct request_result result;             /* its pointers are gone */
+    float vectors[6];
 };
 
 void world_init(struct world *w, void (*configure)(struct world *w));   /* NULL, or called before all runs */
@@ -91,7 +92,7 @@ int64_t world_count(struct world *w, const char *sql, const char *id);  /* the n
 char *world_text(struct world *w, const char *sql, const char *id);     /* the one text, owned by the caller; "" none */
 uint64_t world_random(struct world *w, uint64_t below);
 
-struct ask_for { const char *model, *label, *mode, *content; bool stream, logprobs; uint64_t deadline_usec;
+struct ask_for { const char *model, *label, *mode, *content; bool stream, logprobs; uint64_t deadline_usec; enum chat_task task;
                  const char *body; /* JSON, instead of all before but label and mode */ };
 /* 0, or what request_start() returned; a refusal fills the client's http_status, code and message. */
 int client_start(struct client *c, struct world *w, const struct ask_for *a);
