@@ -2,7 +2,7 @@
 client. Every answer is durable and audited, and that is counted in the database afterwards.
 
 In the suite a short run with generous bounds, which catch a change that costs ten times as much. The figures of
-docs/performance.md come from a quiet machine and
+README.md come from
 
     OVERHEAD=full python3 tests/system/test_overhead.py
 
