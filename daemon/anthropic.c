@@ -95,7 +95,8 @@ static json_t *tool_use(const json_t *call)
     json_t *input = json_parse(arguments, strlen(arguments), NULL);
 
     return json_pack("{s:s, s:s, s:s, s:o}", "type", "tool_use", "id", text_of(call, "id"),
-                     "name", text_of(json_object_get(call, "function"), "name"), "input", input ? input : json_object());
+                     "name", text_of(json_object_get(call, "function"), "name"),
+                     "input", input ? input : json_object());
 }
 
 static json_t *answer(struct exchange *x, const struct request_result *res)

@@ -45,8 +45,8 @@ static int take(json_t *out, const char *as, const json_t *body, const char *nam
 static int block_refused(struct exchange *x, struct request_error *e, const char *at, size_t i, const json_t *block)
 {
     static const char *const names[] = {
-        "image", "document", "search_result", "container_upload", "server_tool_use", "web_search_tool_result", "tool_use",
-        "tool_result",
+        "image", "document", "search_result", "container_upload", "server_tool_use", "web_search_tool_result",
+        "tool_use", "tool_result",
     };
 
     for (size_t k = 0; k < ARRAY_SIZE(names); k++)
@@ -228,8 +228,8 @@ static int messages_read(struct exchange *x, struct request_error *e, json_t *ou
         if (r < 0)
             return r;
     }
-    return *role == 'u' ? 0 : anthropic_invalid(e, "messages: the last one must be the user's; to begin the answer for the model "
-                                         "is not supported");
+    return *role == 'u' ? 0 : anthropic_invalid(e, "messages: the last one must be the user's; to begin the answer for "
+                                                   "the model is not supported");
 }
 
 static int tools_read(struct exchange *x, struct request_error *e, json_t *out, const json_t *body)
@@ -264,7 +264,9 @@ static int tools_read(struct exchange *x, struct request_error *e, json_t *out, 
 
 static int choice_read(struct exchange *x, struct request_error *e, json_t *out, const json_t *body)
 {
-    static const struct { const char *type, *word; } words[] = {{"auto", "auto"}, {"any", "required"}, {"none", "none"}};
+    static const struct { const char *type, *word; } words[] = {
+        {"auto", "auto"}, {"any", "required"}, {"none", "none"},
+    };
     const json_t *choice = json_object_get(body, "tool_choice"), *alone;
     json_t *ours = NULL;
 

@@ -1,8 +1,8 @@
 /* Ollama's /api/chat and /api/generate: one JSON object a line, streamed unless asked otherwise. A body is rewritten
- * into the one of chat completions, which chat.c then reads. Calls have no ids here: they get one each, and results find
- * theirs by the tool's name, or in order. Options that only tell Ollama how to use the machine are ignored, as there;
- * what would change the answer and cannot be done is refused by name. A request without a prompt asks for a model to be
- * loaded, which the local one is. */
+ * into the one of chat completions, which chat.c then reads. Calls have no ids here: they get one each, and results
+ * find theirs by the tool's name, or in order. Options that only tell Ollama how to use the machine are ignored, as
+ * there; what would change the answer and cannot be done is refused by name. A request without a prompt asks for a model
+ * to be loaded, which the local one is. */
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -62,14 +62,16 @@ static int take(json_t *out, const char *as, const json_t *from, const char *nam
 }
 
 /* {"function":{"name":…,"arguments":{…}}}, as ours with an id. */
-static int call_read(struct exchange *x, struct request_error *e, json_t *calls, size_t at, size_t i, const json_t *call)
+static int call_read(struct exchange *x, struct request_error *e, json_t *calls, size_t at, size_t i,
+                     const json_t *call)
 {
     const json_t *function = json_object_get(call, "function"), *arguments = json_object_get(function, "arguments");
     cleanup(freep) char *text = NULL;
     const char *id = text_of(call, "id");
 
     if (!*text_of(function, "name") || !json_is_object(arguments))
-        return INVALID(x, e, "messages[%zu].tool_calls[%zu].function: expected a name, and arguments as an object", at, i);
+        return INVALID(x, e, "messages[%zu].tool_calls[%zu].function: expected a name, and arguments as an object",
+                       at, i);
     text = json_dumps(arguments, JSON_COMPACT);
     if (!*id)
         id = arena_printf(&x->arena, "call_%zu_%zu", at, i);
@@ -342,14 +344,16 @@ static void calls_add(json_t *j, json_t *calls)
 
 static json_t *answer(struct exchange *x, const struct request_result *res)
 {
-    json_t *j = answer_line(x, (char *)x->text.data, x->text.len, true), *calls, *call;
+    json_t *j = answer_line(x, (char *)x->text.data, x->text.len, true), *calls, *call, *function;
     size_t i;
 
     if (json_array_size(x->calls) && is_chat(x)) {
         calls = json_array();
-        json_array_foreach(x->calls, i, call)
-            json_array_append_new(calls, call_json(i, text_of(call, "id"), text_of(json_object_get(call, "function"), "name"),
-                                                   text_of(json_object_get(call, "function"), "arguments")));
+        json_array_foreach(x->calls, i, call) {
+            function = json_object_get(call, "function");
+            json_array_append_new(calls, call_json(i, text_of(call, "id"), text_of(function, "name"),
+                                                   text_of(function, "arguments")));
+        }
         calls_add(j, calls);
     }
     if (x->logprobs)

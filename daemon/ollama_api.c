@@ -19,8 +19,8 @@ static void started_at(const struct daemon *d, char out[CLOCK_RFC3339_BYTES])
 
 static json_t *details(const char *family, const char *format, const char *quantization)
 {
-    return json_pack("{s:s, s:s, s:s, s:[s], s:s, s:s}", "parent_model", "", "format", format, "family", family, "families",
-                     family, "parameter_size", "", "quantization_level", quantization);
+    return json_pack("{s:s, s:s, s:s, s:[s], s:s, s:s}", "parent_model", "", "format", format, "family", family,
+                     "families", family, "parameter_size", "", "quantization_level", quantization);
 }
 
 /* The local model as the engine told of it, with `digest` bare as Ollama's is. NULL: no engine was ever ready. */
@@ -34,8 +34,9 @@ static json_t *local_model(const struct daemon *d, const json_t *engine)
     if (strncmp(digest, "sha256:", 7) == 0)
         digest += 7;
     started_at(d, since);
-    return json_pack("{s:s, s:s, s:s, s:I, s:s, s:o}", "name", text_of(engine, "model"), "model", text_of(engine, "model"),
-                     "modified_at", since, "size", json_integer_value(json_object_get(engine, "bytes")), "digest", digest,
+    return json_pack("{s:s, s:s, s:s, s:I, s:s, s:o}", "name", text_of(engine, "model"),
+                     "model", text_of(engine, "model"), "modified_at", since,
+                     "size", json_integer_value(json_object_get(engine, "bytes")), "digest", digest,
                      "details", details(text_of(engine, "architecture"), "gguf", "ternary"));
 }
 
@@ -45,7 +46,8 @@ static json_t *elsewhere(const struct daemon *d, const char *name, const char *m
 
     started_at(d, since);
     return json_pack("{s:s, s:s, s:s*, s:s*, s:s, s:i, s:s, s:o}", "name", name, "model", name, "remote_model", model,
-                     "remote_host", host, "modified_at", since, "size", 0, "digest", "", "details", details("", "", ""));
+                     "remote_host", host, "modified_at", since, "size", 0, "digest", "",
+                     "details", details("", "", ""));
 }
 
 static json_t *models(const struct daemon *d)
@@ -153,7 +155,8 @@ void ollama_show(struct exchange *x)
     }
     m = model_find(x->daemon, name);
     local = strcmp(name, text_of(engine, "model")) == 0;
-    exchange_reply_json(x, 200, json_pack("{s:s, s:s, s:s, s:O*, s:O*, s:o, s:[s, s]}", "modelfile", "", "parameters", "",
-        "template", "", "details", json_object_get(m, "details"), "modified_at", json_object_get(m, "modified_at"),
-        "model_info", local ? model_info(engine) : json_object(), "capabilities", "completion", "tools"));
+    exchange_reply_json(x, 200, json_pack("{s:s, s:s, s:s, s:O*, s:O*, s:o, s:[s, s]}", "modelfile", "",
+        "parameters", "", "template", "", "details", json_object_get(m, "details"),
+        "modified_at", json_object_get(m, "modified_at"), "model_info", local ? model_info(engine) : json_object(),
+        "capabilities", "completion", "tools"));
 }

@@ -1,5 +1,5 @@
-/* Ollama's /api/embed and the older /api/embeddings, of the local model alone. A text that is too long is refused, never
- * cut, whatever `truncate` says. */
+/* Ollama's /api/embed and the older /api/embeddings, of the local model alone. A text that is too long is refused,
+ * never cut, whatever `truncate` says. */
 #include <errno.h>
 #include <string.h>
 #include "base/clock.h"

@@ -24,8 +24,8 @@ struct upstream {
     /* The body for `request`, which is chat_request_to_json()'s and is borrowed. It always asks for a stream and for
      * usage. New reference; NULL: no memory. */
     json_t *(*body)(const json_t *request, const char *model);
-    /* One event, borrowed, into one chunk: 1 with *ret a new reference, 0 when the event says nothing, -ENOMEM, -EPROTO.
-     * NULL: the event is a chunk. An event with an `error` member does not come here. */
+    /* One event, borrowed, into one chunk: 1 with *ret a new reference, 0 when the event says nothing, -ENOMEM,
+     * -EPROTO. NULL: the event is a chunk. An event with an `error` member does not come here. */
     int (*event)(json_t **ret, struct upstream_stream *s, const json_t *event);
     /* A whole answer, borrowed, into a chat completion: as `event`. NULL: it is one. */
     int (*answer)(json_t **ret, const json_t *answer);

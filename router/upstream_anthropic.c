@@ -66,7 +66,7 @@ static int text_add(json_t *turns, const char *role, const char *text)
     return is_blank(text) ? 0 : block_add(turns, role, json_pack("{s:s, s:s}", "type", "text", "text", text));
 }
 
-/* Arguments that a model did not write as an object are passed on as text: the call was made, and its result follows. */
+/* Arguments that a model did not write as an object are passed on as text: the call was made, its result follows. */
 static json_t *input_json(const char *arguments)
 {
     json_t *input = json_parse(arguments, strlen(arguments), NULL);
@@ -249,7 +249,8 @@ static int64_t tokens_in(const json_t *usage)
 static json_t *usage_json(int64_t in, int64_t cached, int64_t out)
 {
     return json_pack("{s:I, s:I, s:I, s:{s:I}}", "prompt_tokens", (json_int_t)in, "completion_tokens", (json_int_t)out,
-                     "total_tokens", (json_int_t)(in + out), "prompt_tokens_details", "cached_tokens", (json_int_t)cached);
+                     "total_tokens", (json_int_t)(in + out), "prompt_tokens_details",
+                     "cached_tokens", (json_int_t)cached);
 }
 
 static int chunk(json_t **ret, json_t *delta /* taken */, const char *finish)
@@ -342,7 +343,7 @@ static int message_delta(json_t **ret, struct upstream_stream *s, const json_t *
 
 int anthropic_event(json_t **ret, struct upstream_stream *s, const json_t *event)
 {
-    const json_t *delta = json_object_get(event, "delta");
+    const json_t *delta = json_object_get(event, "delta"), *usage;
     const char *type = json_string_value(json_object_get(event, "type"));
 
     if (!type)
@@ -356,8 +357,9 @@ int anthropic_event(json_t **ret, struct upstream_stream *s, const json_t *event
     if (strcmp(type, "content_block_stop") == 0)
         return block_stop(ret, s);
     if (strcmp(type, "message_start") == 0) {
-        s->tokens_in = tokens_in(json_object_get(json_object_get(event, "message"), "usage"));
-        s->tokens_cached = count(json_object_get(json_object_get(event, "message"), "usage"), "cache_read_input_tokens");
+        usage = json_object_get(json_object_get(event, "message"), "usage");
+        s->tokens_in = tokens_in(usage);
+        s->tokens_cached = count(usage, "cache_read_input_tokens");
     }
     if (strcmp(type, "message_delta") == 0)
         return message_delta(ret, s, event);

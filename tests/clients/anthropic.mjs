@@ -9,6 +9,7 @@ const ask = (route, more = {}) => ({
   model: route.model, max_tokens: 100, messages: [{ role: "user", content: question }], ...more,
 });
 const text = (message) => message.content.filter((b) => b.type === "text").map((b) => b.text).join("");
+const create = (route, more) => client.messages.create(ask(route, more));
 const status = (wanted, type) => (e) => {
   assert.ok(e instanceof Anthropic.APIError, String(e));
   assert.deepEqual([e.status, e.type], [wanted, type]);
@@ -36,16 +37,16 @@ await run("@anthropic-ai/sdk", {
       metadata: { user_id: "x" }, temperature: 0, top_p: 1, top_k: 5,
     }));
     assert.ok(text(more).length > 0);
-    const stopped = await client.messages.create(ask(route, { max_tokens: 1 }));
+    const stopped = await create(route, { max_tokens: 1 });
     if (route.name === "local") {
       assert.equal(stopped.stop_reason, "max_tokens");
-      const cut = await client.messages.create(ask(route, { stop_sequences: [" is"] }));
+      const cut = await create(route, { stop_sequences: [" is"] });
       assert.deepEqual([cut.stop_reason, cut.stop_sequence], ["stop_sequence", " is"]);
       assert.ok(!text(cut).includes(" is"));
     }
   },
   async stream(route) {
-    const { data, response } = await client.messages.create(ask(route, { stream: true })).withResponse();
+    const { data, response } = await create(route, { stream: true }).withResponse();
     route.check(response.headers);
     const types = [];
     for await (const event of data) if (types.at(-1) !== event.type) types.push(event.type);
@@ -122,19 +123,19 @@ await run("@anthropic-ai/sdk", {
   },
   async errors(route) {
     const image = { type: "image", source: { type: "base64", media_type: "image/png", data: "aaaa" } };
-    await assert.rejects(client.messages.create(ask({ model: "nope" })), status(404, "not_found_error"));
-    await assert.rejects(client.messages.create(ask(route, { messages: [] })), status(400, "invalid_request_error"));
-    await assert.rejects(client.messages.create(ask(route, { temperature: 9 })), status(400, "invalid_request_error"));
-    await assert.rejects(client.messages.create(ask(route, { max_tokens: null })), status(400, "invalid_request_error"));
-    await assert.rejects(client.messages.create(ask(route, { messages: [{ role: "user", content: [image] }] })), (e) => {
+    await assert.rejects(create({ model: "nope" }, {}), status(404, "not_found_error"));
+    await assert.rejects(create(route, { messages: [] }), status(400, "invalid_request_error"));
+    await assert.rejects(create(route, { temperature: 9 }), status(400, "invalid_request_error"));
+    await assert.rejects(create(route, { max_tokens: null }), status(400, "invalid_request_error"));
+    await assert.rejects(create(route, { messages: [{ role: "user", content: [image] }] }), (e) => {
       assert.match(e.message, /image/);
       return status(400, "invalid_request_error")(e);
     });
-    await assert.rejects(client.messages.create(ask(route, { stream: true, thinking: { type: "enabled", budget_tokens: 2000 } })),
+    await assert.rejects(create(route, { stream: true, thinking: { type: "enabled", budget_tokens: 2000 } }),
       status(400, "invalid_request_error"));
   },
   async abort(route) {
-    const stream = await client.messages.create(ask(route, { stream: true }));
+    const stream = await create(route, { stream: true });
     for await (const event of stream) { stream.controller.abort(); break; }
     assert.equal((await client.messages.create(ask(route))).stop_reason, "end_turn");
   },

@@ -1,9 +1,10 @@
 // What the clients' files share. A file describes one client as features, each a function that is given a route, throws
-// when something is not as it should be, and may return what the table is to say instead of "yes"; run() calls them for both routes and prints a JSON line each:
+// when something is not as it should be, and may return what the table is to say instead of "yes"; run() calls them for
+// both routes and prints a JSON line each:
 //     {"client":"ollama","version":"0.6.4","route":"local","feature":"chat","ok":true,"ms":12}
 // tests/system/test_clients.py collects the lines of all files and table.py, which has the list of features, makes
-// docs/compatibility.md of them. A feature that a file does not have is not in that client's API; one that answers false
-// is not on that route.
+// docs/compatibility.md of them. A feature that a file does not have is not in that client's API; one that answers
+// false is not on that route.
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 
@@ -22,9 +23,9 @@ const route = (name, model) => ({
 });
 export const routes = [route("local", "tern-nano"), route("cloud", "main")];
 
-// What is asked everywhere: a question that the shipped model knows, a tool and its result, a value with a shape (a choice
-// keeps what the shipped model makes up short). On the
-// cloud route two tools are called when the question says "each", and an answer repeats the results.
+// What is asked everywhere: a question that the shipped model knows, a tool and its result, a value with a shape (a
+// choice keeps what the shipped model makes up short). On the cloud route two tools are called when the question says
+// "each", and an answer repeats the results.
 export const question = "what is the capital of france";
 export const cities = ["Paris", "Rome"];
 export const city = {

@@ -10,7 +10,8 @@
 #define GENERATE(more) "{'model':'m','prompt':'hi'" more "}"
 #define HI "{'role':'user','content':'hi'}"
 #define ASKED(more) "{'model':'m','stream':true,'messages':[" HI "]" more "}"
-#define CALL(id, name, arguments) "{'id':'" id "','type':'function','function':{'name':'" name "','arguments':'" arguments "'}}"
+#define CALL(id, name, arguments) \
+    "{'id':'" id "','type':'function','function':{'name':'" name "','arguments':'" arguments "'}}"
 #define THEIRS(name, arguments) "{'function':{'name':'" name "','arguments':" arguments "}}"
 
 static void start(void) { fake_start(NULL); }
@@ -21,33 +22,42 @@ TestSuite(ollama, .init = start, .fini = fake_stop, .timeout = 60);
 
 static const struct { const char *path, *sent, *chat; } requests[] = {
     {"chat", "{'model':'m:latest','messages':[" HI "]}", ASKED("")},
-    {"generate", "{'model':'m','prompt':'hi','system':'s','stream':false,'raw':false,'template':'','context':[],'images':null,"
-                 "'keep_alive':'5m','suffix':''}",
+    {"generate", "{'model':'m','prompt':'hi','system':'s','stream':false,'raw':false,'template':'','context':[],"
+                 "'images':null,'keep_alive':'5m','suffix':''}",
      "{'model':'m','messages':[{'role':'system','content':'s'}," HI "]}"},
-    {"chat", WITH("'options':{'num_predict':7,'temperature':0.5,'top_p':0.25,'top_k':3,'min_p':0.125,'seed':4,'stop':['a'],"
-                  "'repeat_penalty':1.5,'presence_penalty':0.5,'frequency_penalty':0.25,'num_ctx':4096,'mirostat':0}"),
-     ASKED(",'max_tokens':7,'temperature':0.5,'top_p':0.25,'top_k':3,'min_p':0.125,'seed':4,'stop':['a'],'repeat_penalty':1.5,"
-           "'presence_penalty':0.5,'frequency_penalty':0.25")},
-    {"chat", WITH("'options':{'num_predict':-1,'seed':-1,'top_k':-1,'stop':'x'},'think':false,'format':null"), ASKED(",'stop':['x']")},
+    {"chat", WITH("'options':{'num_predict':7,'temperature':0.5,'top_p':0.25,'top_k':3,'min_p':0.125,'seed':4,"
+                  "'stop':['a'],'repeat_penalty':1.5,'presence_penalty':0.5,'frequency_penalty':0.25,'num_ctx':4096,"
+                  "'mirostat':0}"),
+     ASKED(",'max_tokens':7,'temperature':0.5,'top_p':0.25,'top_k':3,'min_p':0.125,'seed':4,'stop':['a'],"
+           "'repeat_penalty':1.5,'presence_penalty':0.5,'frequency_penalty':0.25")},
+    {"chat", WITH("'options':{'num_predict':-1,'seed':-1,'top_k':-1,'stop':'x'},'think':false,'format':null"),
+        ASKED(",'stop':['x']")},
     {"chat", WITH("'format':'json','options':null"), ASKED(",'response_format':{'type':'json_object'}")},
     {"generate", GENERATE(",'format':{'type':'object'}"),
-     ASKED(",'response_format':{'type':'json_schema','json_schema':{'name':'answer','strict':true,'schema':{'type':'object'}}}")},
+     ASKED(",'response_format':{'type':'json_schema','json_schema':{'name':'answer','strict':true,"
+      "'schema':{'type':'object'}}}")},
     {"chat", WITH("'logprobs':true,'top_logprobs':2"), ASKED(",'logprobs':true,'top_logprobs':2")},
-    {"chat", WITH("'tools':[{'type':'function','function':{'name':'look','description':'d','parameters':{'type':'object'}}}]"),
-     ASKED(",'tools':[{'type':'function','function':{'name':'look','description':'d','parameters':{'type':'object'}}}]")},
+    {"chat", WITH("'tools':[{'type':'function','function':{'name':'look','description':'d',"
+     "'parameters':{'type':'object'}}}]"),
+     ASKED(",'tools':[{'type':'function','function':{'name':'look','description':'d',"
+      "'parameters':{'type':'object'}}}]")},
     /* Results find their calls: by name, then in order. */
-    {"chat", CHAT(HI ",{'role':'assistant','tool_calls':[" THEIRS("look", "{'n':1}") "," THEIRS("stop", "{}") "," THEIRS("look", "{}")
-                  "]},{'role':'tool','content':'1','tool_name':'stop'},{'role':'tool','content':'2','tool_name':'look'},"
-                  "{'role':'tool','content':'3'}," HI),
-     "{'model':'m','messages':[" HI ",{'role':'assistant','content':'','tool_calls':[" CALL("call_1_0", "look", "{\\'n\\':1}") ","
-     CALL("call_1_1", "stop", "{}") "," CALL("call_1_2", "look", "{}") "]},{'role':'tool','content':'1','tool_call_id':'call_1_1'},"
-     "{'role':'tool','content':'2','tool_call_id':'call_1_0'},{'role':'tool','content':'3','tool_call_id':'call_1_2'}," HI "]}"},
+    {"chat", CHAT(HI ",{'role':'assistant','tool_calls':[" THEIRS("look", "{'n':1}") "," THEIRS("stop", "{}") ","
+                  THEIRS("look", "{}")
+                  "]},{'role':'tool','content':'1','tool_name':'stop'},{'role':'tool','content':'2',"
+                  "'tool_name':'look'},{'role':'tool','content':'3'}," HI),
+     "{'model':'m','messages':[" HI ",{'role':'assistant','content':'','tool_calls':[" CALL("call_1_0", "look",
+     "{\\'n\\':1}") ","
+     CALL("call_1_1", "stop", "{}") "," CALL("call_1_2", "look", "{}") "]},{'role':'tool','content':'1',"
+     "'tool_call_id':'call_1_1'},{'role':'tool','content':'2','tool_call_id':'call_1_0'},{'role':'tool','content':'3',"
+     "'tool_call_id':'call_1_2'}," HI "]}"},
     /* … or by the ids that calls came with. */
-    {"chat", CHAT(HI ",{'role':'assistant','content':'so','tool_calls':[{'id':'a','function':{'index':0,'name':'look','arguments':{}}},"
-                  "{'id':'b','function':{'name':'look','arguments':{}}}]},{'role':'tool','content':'1','tool_call_id':'b'},"
-                  "{'role':'tool','content':'2','tool_call_id':'a'}," HI),
+    {"chat", CHAT(HI ",{'role':'assistant','content':'so','tool_calls':[{'id':'a','function':{'index':0,'name':'look',"
+                  "'arguments':{}}},{'id':'b','function':{'name':'look','arguments':{}}}]},{'role':'tool',"
+                  "'content':'1','tool_call_id':'b'},{'role':'tool','content':'2','tool_call_id':'a'}," HI),
      "{'model':'m','messages':[" HI ",{'role':'assistant','content':'so','tool_calls':[" CALL("a", "look", "{}") ","
-     CALL("b", "look", "{}") "]},{'role':'tool','content':'1','tool_call_id':'b'},{'role':'tool','content':'2','tool_call_id':'a'}," HI "]}"},
+     CALL("b", "look", "{}") "]},{'role':'tool','content':'1','tool_call_id':'b'},{'role':'tool','content':'2',"
+      "'tool_call_id':'a'}," HI "]}"},
 };
 
 Test(ollama, what_the_router_is_handed)
@@ -72,9 +82,10 @@ static const struct { const char *path, *sent; int status; const char *says; } r
     {"chat", CHAT("{'role':'nobody','content':'x'}"), 400, "messages[0].role: expected"},
     {"chat", CHAT("{'role':'user','content':'x','images':['aa']}"), 400, "messages[0].images: "},
     {"chat", CHAT("{'role':'tool','content':'x'}"), 400, "messages[0]: a tool's result that answers no call"},
-    {"chat", CHAT(HI ",{'role':'assistant','tool_calls':[" THEIRS("a", "{}") "]},{'role':'tool','content':'1'},{'role':'tool',"
-                  "'content':'2'}"), 400, "messages[3]: a tool's result that answers no call"},
-    {"chat", CHAT("{'role':'assistant','tool_calls':[" THEIRS("a", "'{}'") "]}"), 400, "messages[0].tool_calls[0].function: "},
+    {"chat", CHAT(HI ",{'role':'assistant','tool_calls':[" THEIRS("a", "{}") "]},{'role':'tool','content':'1'},"
+                  "{'role':'tool','content':'2'}"), 400, "messages[3]: a tool's result that answers no call"},
+    {"chat", CHAT("{'role':'assistant','tool_calls':[" THEIRS("a", "'{}'") "]}"), 400,
+     "messages[0].tool_calls[0].function: "},
     {"chat", CHAT("{'role':'assistant','tool_calls':{'a':1}}"), 400, "messages[0].tool_calls: expected an array"},
     {"chat", WITH("'options':7"), 400, "options: expected an object"},
     {"chat", WITH("'options':{'temperature':9}"), 400, "temperature: expected a number from 0 to 2"},
@@ -116,7 +127,8 @@ Test(ollama, refusals_name_what_is_wrong)
         cr_assert_eq(post(path, refusals[i].sent, &answer), refusals[i].status, "%s: %s", refusals[i].sent, answer);
         j = json_loads(body_of(answer), 0, NULL);
         error = json_string_value(json_object_get(j, "error"));
-        cr_assert(error && strncmp(error, refusals[i].says, strlen(refusals[i].says)) == 0, "%s: %s", refusals[i].sent, error);
+        cr_assert(error && strncmp(error, refusals[i].says, strlen(refusals[i].says)) == 0, "%s: %s",
+            refusals[i].sent, error);
         cr_assert_eq(json_object_size(j), 1);
         free(answer);
     }
@@ -134,16 +146,20 @@ static json_t *settled(json_t *line)
     json_object_del(line, "created_at");
     for (size_t i = 0; i < ARRAY_SIZE(durations); i++)
         if (json_object_get(line, durations[i]))
-            json_object_set_new(line, durations[i], json_boolean(json_integer_value(json_object_get(line, durations[i])) > 0));
+            json_object_set_new(line, durations[i], json_boolean(json_integer_value(json_object_get(line,
+                durations[i])) > 0));
     return line;
 }
 
-#define ENDED(reason) "'done':true,'done_reason':'" reason "','total_duration':true,'load_duration':false,'prompt_eval_count':5," \
+#define ENDED(reason) \
+    "'done':true,'done_reason':'" reason "','total_duration':true,'load_duration':false,'prompt_eval_count':5," \
     "'prompt_eval_duration':true,'eval_count':2,'eval_duration':true"
 #define WORDS(text) "{'model':'m','done':false,'message':{'role':'assistant','content':'" text "'}}"
-#define CALLED(i, id, name, arguments) "{'model':'m','done':false,'message':{'role':'assistant','content':'','tool_calls':[" \
+#define CALLED(i, id, name, arguments) \
+    "{'model':'m','done':false,'message':{'role':'assistant','content':'','tool_calls':[" \
     USED(i, id, name, arguments) "]}}"
-#define USED(i, id, name, arguments) "{'id':'" id "','function':{'index':" i ",'name':'" name "','arguments':" arguments "}}"
+#define USED(i, id, name, arguments) \
+    "{'id':'" id "','function':{'index':" i ",'name':'" name "','arguments':" arguments "}}"
 #define LAST "{'model':'m'," ENDED("stop") ",'message':{'role':'assistant','content':''}}"
 
 static const struct { const char *path, *sent, *lines[6]; } streams[] = {
@@ -158,7 +174,8 @@ static const struct { const char *path, *sent, *lines[6]; } streams[] = {
     {"chat", CHAT("{'role':'user','content':'calls'}"),
      {"{'model':'m'," ENDED("stop") ",'message':{'role':'assistant','content':'Wait.','tool_calls':["
       USED("0", "call_a", "look", "{'at':'sky'}") "," USED("1", "call_b", "stop", "{}") "]}}"}},
-    {"generate", "{'model':'m','stream':false,'prompt':'hi'}", {"{'model':'m'," ENDED("stop") ",'response':'Hel\\\"l\\no ✓'}"}},
+    {"generate", "{'model':'m','stream':false,'prompt':'hi'}", {"{'model':'m'," ENDED("stop") ","
+     "'response':'Hel\\\"l\\no ✓'}"}},
     {"generate", "{'model':'tern-nano'}", {"{'model':'tern-nano','done':true,'done_reason':'load','response':''}"}},
     {"chat", "{'model':'main','messages':[]}",
      {"{'model':'main','done':true,'done_reason':'load','message':{'role':'assistant','content':''}}"}},
@@ -192,10 +209,12 @@ Test(ollama, models)
 {
     static const struct { const char *request; const char *has[4]; } asked[] = {
         {"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", {"Ollama is running"}},
-        {"GET /api/version HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", {"{\"version\":\"" TERN_VERSION "\"}"}},
+        {"GET /api/version HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", {"{\"version\":\"" TERN_VERSION
+         "\"}"}},
         {"GET /api/tags HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
          {"\"model\":\"tern-nano\"", "\"model\":\"auto\"", "\"name\":\"main\"", "\"remote_model\":\"big-model\""}},
-        {"GET /api/ps HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", {"\"name\":\"tern-nano\"", "\"expires_at\""}},
+        {"GET /api/ps HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", {"\"name\":\"tern-nano\"",
+         "\"expires_at\""}},
     };
     char *answer;
 

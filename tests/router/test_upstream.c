@@ -66,19 +66,21 @@ static const struct { const char *what, *asked, *sent; } bodies[] = {
      "{" HEAD "'max_tokens':4096,'system':'one\\n\\ntwo','messages':[" THEIR_USER "]}"},
     {"turns of one role are joined, blanks dropped", "{'messages':[" USER "," USER
      ",{'role':'assistant','content':'  '},{'role':'assistant','content':'a'},{'role':'user','content':'b'}]}",
-     "{" HEAD "'max_tokens':4096,'messages':[{'role':'user','content':[{'type':'text','text':'hi'},{'type':'text','text':"
-     "'hi'}]},{'role':'assistant','content':[{'type':'text','text':'a'}]},{'role':'user','content':[{'type':'text',"
-     "'text':'b'}]}]}"},
+     "{" HEAD "'max_tokens':4096,'messages':[{'role':'user','content':[{'type':'text','text':'hi'},{'type':'text',"
+     "'text':'hi'}]},{'role':'assistant','content':[{'type':'text','text':'a'}]},{'role':'user',"
+     "'content':[{'type':'text','text':'b'}]}]}"},
     {"the assistant begins", "{'messages':[{'role':'assistant','content':'welcome'}," USER "]}",
-     "{" HEAD "'max_tokens':4096,'messages':[{'role':'user','content':[{'type':'text','text':'(The assistant begins.)'}]},"
-     "{'role':'assistant','content':[{'type':'text','text':'welcome'}]}," THEIR_USER "]}"},
-    {"calls and their results, ids kept", "{'messages':[" USER "," CALLS(CALL("call_1", "{}") "," CALL("toolu_2", "[1]"))
+     "{" HEAD "'max_tokens':4096,'messages':[{'role':'user','content':[{'type':'text',"
+     "'text':'(The assistant begins.)'}]},{'role':'assistant','content':[{'type':'text','text':'welcome'}]},"
+     THEIR_USER "]}"},
+    {"calls and their results, ids kept", "{'messages':[" USER "," CALLS(CALL("call_1", "{}") "," CALL("toolu_2",
+     "[1]"))
      "," RESULT("call_1", "here") "," RESULT("toolu_2", "there") "," USER "],'tools':[" TOOL "]}",
      "{" HEAD "'max_tokens':4096,'messages':[" THEIR_USER ",{'role':'assistant','content':[{'type':'text','text':"
      "'Let me see.'},{'type':'tool_use','id':'call_1','name':'look','input':{}},{'type':'tool_use','id':'toolu_2',"
-     "'name':'look','input':{'arguments':'[1]'}}]},{'role':'user','content':[{'type':'tool_result','tool_use_id':'call_1',"
-     "'content':'here'},{'type':'tool_result','tool_use_id':'toolu_2','content':'there'},{'type':'text','text':'hi'}]}],"
-     "'tools':[" THEIR_TOOL "],'tool_choice':{'type':'auto'}}"},
+     "'name':'look','input':{'arguments':'[1]'}}]},{'role':'user','content':[{'type':'tool_result',"
+     "'tool_use_id':'call_1','content':'here'},{'type':'tool_result','tool_use_id':'toolu_2','content':'there'},"
+     "{'type':'text','text':'hi'}]}],'tools':[" THEIR_TOOL "],'tool_choice':{'type':'auto'}}"},
     {"an id that is refused there", "{'messages':[" USER "," CALLS(CALL("a:b.c", "")) "," RESULT("a:b.c", "x") "]}",
      "{" HEAD "'max_tokens':4096,'messages':[" THEIR_USER ",{'role':'assistant','content':[{'type':'text','text':"
      "'Let me see.'},{'type':'tool_use','id':'a_b_c','name':'look','input':{}}]},{'role':'user','content':[{'type':"
@@ -117,9 +119,10 @@ Test(upstream, bodies_for_anthropic)
 
 Test(upstream, body_for_openai)
 {
-    cleanup(json_decrefp) json_t *request = request_of("{'messages':[" USER "," CALLS(CALL("c", "{}")) "," RESULT("c", "x")
-                                                       "],'tools':[" TOOL "],'top_k':3,'min_p':0.5,'repeat_penalty':1.5,"
-                                                       "'seed':4,'model':'auto'}");
+    cleanup(json_decrefp) json_t *request = request_of("{'messages':[" USER "," CALLS(CALL("c", "{}")) ","
+                                                       RESULT("c", "x")
+                                                       "],'tools':[" TOOL "],'top_k':3,'min_p':0.5,"
+                                                       "'repeat_penalty':1.5,'seed':4,'model':'auto'}");
 
     same(upstream_of(UPSTREAM_OPENAI)->body(request, "big"),
          parse("{'messages':[" USER "," CALLS(CALL("c", "{}")) "," RESULT("c", "x") "],'tools':[" TOOL "],'seed':4,"
@@ -145,25 +148,31 @@ Test(upstream, body_for_openai)
     out ",'total_tokens':" total ",'prompt_tokens_details':{'cached_tokens':" cached "}}}"
 
 static const struct { const char *what, *events[12], *chunks[12]; bool over; } streams[] = {
-    {"words", {START("'input_tokens':3,'output_tokens':1"), BLOCK("0", "{'type':'text','text':''}"), PING, TEXT("one"), TEXT(" two"),
+    {"words", {START("'input_tokens':3,'output_tokens':1"), BLOCK("0", "{'type':'text','text':''}"), PING,
+        TEXT("one"), TEXT(" two"),
                STOP, END("end_turn", "'output_tokens':5"), OVER},
-     {CHUNK("{'content':'one'}", "null"), CHUNK("{'content':' two'}", "null"), ENDED("'stop'", "3", "0", "5", "8")}, true},
+     {CHUNK("{'content':'one'}", "null"), CHUNK("{'content':' two'}", "null"), ENDED("'stop'", "3", "0", "5", "8")},
+         true},
     {"two calls after words", {START("'input_tokens':3"), BLOCK("0", "{'type':'text','text':'so'}"), STOP,
-               BLOCK("1", TOOL_USE("t1", "{}")), INPUT(""), INPUT("{}"), STOP, BLOCK("2", TOOL_USE("t2", "{}")), INPUT("[]"),
+               BLOCK("1", TOOL_USE("t1", "{}")), INPUT(""), INPUT("{}"), STOP, BLOCK("2", TOOL_USE("t2", "{}")),
+                   INPUT("[]"),
                STOP, END("tool_use", "'output_tokens':5"), OVER},
      {CHUNK("{'content':'so'}", "null"), BEGUN("0", "t1"), ARGUMENTS("0", "{}"), BEGUN("1", "t2"), ARGUMENTS("1", "[]"),
       ENDED("'tool_calls'", "3", "0", "5", "8")}, true},
     {"a call without arguments, and one that has them at once",
-     {BLOCK("0", TOOL_USE("t1", "{}")), INPUT(""), STOP, BLOCK("1", TOOL_USE("t2", "[1]")), STOP, BLOCK("2", TOOL_USE("t3",
+     {BLOCK("0", TOOL_USE("t1", "{}")), INPUT(""), STOP, BLOCK("1", TOOL_USE("t2", "[1]")), STOP, BLOCK("2",
+      TOOL_USE("t3",
       "{'n':1}")), STOP},
      {BEGUN("0", "t1"), ARGUMENTS("0", "{}"), BEGUN("1", "t2"), ARGUMENTS("1", "{}"), BEGUN("2", "t3"),
       "{'choices':[{'index':0,'delta':{'tool_calls':[{'index':2,'function':{'arguments':'{\\'n\\':1}'}}]},"
       "'finish_reason':null}]}"}, false},
     {"thinking and what servers do is passed over", {BLOCK("0", "{'type':'thinking','thinking':''}"),
       "{'type':'content_block_delta','index':0,'delta':{'type':'thinking_delta','thinking':'hm'}}", STOP,
-      BLOCK("1", "{'type':'server_tool_use','id':'s','name':'web','input':{}}"), INPUT("{}"), STOP, "{'type':'new_thing'}"}, {0},
+      BLOCK("1", "{'type':'server_tool_use','id':'s','name':'web','input':{}}"), INPUT("{}"), STOP,
+       "{'type':'new_thing'}"}, {0},
      false},
-    {"a cache, and usage that comes again", {START("'input_tokens':3,'cache_read_input_tokens':10,'cache_creation_input_tokens':2"),
+    {"a cache, and usage that comes again", {START("'input_tokens':3,'cache_read_input_tokens':10,"
+     "'cache_creation_input_tokens':2"),
       END("max_tokens", "'output_tokens':5")}, {ENDED("'length'", "15", "10", "5", "20")}, false},
     {"usage only at the end", {END("refusal", "'input_tokens':4,'output_tokens':5")},
      {ENDED("'content_filter'", "4", "0", "5", "9")}, false},
@@ -198,10 +207,12 @@ Test(upstream, events_of_anthropic)
 Test(upstream, events_that_are_none)
 {
     static const char *const wrong[] = {
-        "{}", "{'type':7}", "{'choices':[]}", BLOCK("0", "{'type':'tool_use','name':'x'}"), BLOCK("0", "{'type':'tool_use','id':'x'}"),
+        "{}", "{'type':7}", "{'choices':[]}", BLOCK("0", "{'type':'tool_use','name':'x'}"), BLOCK("0",
+        "{'type':'tool_use','id':'x'}"),
     };
     static const char *const odd[] = {
-        "{'type':'content_block_delta'}", "{'type':'content_block_delta','delta':7}", INPUT("{}"), STOP, "{'type':'message_delta'}",
+        "{'type':'content_block_delta'}", "{'type':'content_block_delta','delta':7}", INPUT("{}"), STOP,
+        "{'type':'message_delta'}",
         BLOCK("0", "7"), "{'type':'message_start'}", START("'input_tokens':-1"), START("'input_tokens':1e99"), TEXT(""),
     };
 
@@ -219,13 +230,15 @@ Test(upstream, events_that_are_none)
 
 Test(upstream, whole_answers_of_anthropic)
 {
-    cleanup(json_decrefp) json_t *answer = parse("{'type':'message','content':[{'type':'thinking','thinking':'hm'},{'type':'text',"
-        "'text':'a'},{'type':'text','text':'b'}," TOOL_USE("t", "{'n':1}") "],'stop_reason':'tool_use','usage':{"
-        "'input_tokens':3,'output_tokens':4}}"), *no_message = parse("{'type':'completion','content':[]}"), *ours = NULL;
+    cleanup(json_decrefp) json_t *answer = parse("{'type':'message','content':[{'type':'thinking','thinking':'hm'},"
+        "{'type':'text','text':'a'},{'type':'text','text':'b'}," TOOL_USE("t", "{'n':1}") "],'stop_reason':'tool_use',"
+        "'usage':{'input_tokens':3,'output_tokens':4}}"), *no_message = parse("{'type':'completion','content':[]}"),
+            *ours = NULL;
 
     cr_assert_eq(anthropic_answer(&ours, no_message), -EPROTO);
     cr_assert_eq(anthropic_answer(&ours, answer), 1);
-    same(json_incref(ours), parse("{'choices':[{'index':0,'message':{'role':'assistant','content':'ab','tool_calls':[{'id':'t',"
-         "'type':'function','function':{'name':'look','arguments':'{\\'n\\':1}'}}]},'finish_reason':'tool_calls'}],'usage':{"
-         "'prompt_tokens':3,'completion_tokens':4,'total_tokens':7,'prompt_tokens_details':{'cached_tokens':0}}}"), "whole");
+    same(json_incref(ours), parse("{'choices':[{'index':0,'message':{'role':'assistant','content':'ab',"
+         "'tool_calls':[{'id':'t','type':'function','function':{'name':'look','arguments':'{\\'n\\':1}'}}]},"
+         "'finish_reason':'tool_calls'}],'usage':{'prompt_tokens':3,'completion_tokens':4,'total_tokens':7,"
+         "'prompt_tokens_details':{'cached_tokens':0}}}"), "whole");
 }

@@ -1,5 +1,5 @@
-/* Anthropic's Messages API, as stub_cloud speaks it at …/messages: bodies are held against its rules, and the modes of
- * cloud.c's head are its own streams. */
+/* Anthropic's Messages API, as stub_cloud speaks it at …/messages: bodies are held against its rules, and the modes
+ * of cloud.c's head are its own streams. */
 #include <ctype.h>
 #include <string.h>
 #include "tests/stub/stub.h"
