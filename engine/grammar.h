@@ -1,8 +1,13 @@
 /* Constrained answers: what the files between a JSON Schema and a set of allowed tokens share.
  *
- *     schema.c   JSON Schema -> struct grammar          pattern.c, number.c   two kinds of its terminals
- *     grammar.c  reads bytes by a grammar               lexicon.c             the vocabulary as a tree of bytes
- *     mask.c     one answer: which tokens may come      tools.c               tool calls: prompt, grammar, channels
+ *     schema.c     JSON Schema to a grammar, schema_types.c by its types, pattern.c (with regex.c) and number.c for
+ *                  strings and numbers that are bounded
+ *     grammar.c    the nodes, weighed
+ *     reading.c    reads bytes by them; spot.c: within a terminal
+ *     lexicon.c    the vocabulary as a tree of bytes
+ *     mask.c       one answer: which tokens may come
+ *     tools.c      tools and formats: what the model is told, and the grammar of what it may say
+ *     reply.c      one answer to a request: what may come, and which channel it belongs to
  *
  * A grammar and a lexicon are constant once built and may be shared; a mask is one answer's. */
 #pragma once
@@ -14,7 +19,7 @@
 
 /* What compiling one schema, or all of a request's tools together, may cost: elementary steps of the automata's
  * construction, about 5 ns each. */
-#define GRAMMAR_WORK (8u << 20)
+#define GRAMMAR_WORK (4u << 20)
 
 /* ---- pattern.c: a regular expression as a table ------------------------------------------------------------------
  * Over the bytes of a string as it is after unescaping, in UTF-8. State 0 is the start; from every state a match can be
@@ -54,7 +59,7 @@ int number_init(struct number *ret, const json_t *schema, bool integer, struct e
 bool number_step(const struct number *n, struct number_state *s, uint8_t byte);
 unsigned number_missing(const struct number *n, struct number_state s);   /* fewest bytes to its end; 0: may end here */
 
-/* ---- grammar.c ---------------------------------------------------------------------------------------------------- */
+/* ---- grammar.c -------------------------------------------------------------------------------------------------- */
 #define GRAMMAR_DEPTH 64                    /* objects and arrays inside each other, in what is written */
 #define GRAMMAR_THREADS 128                 /* readings of what was written so far */
 #define GRAMMAR_NEVER (1u << 24)            /* a price that no answer can pay */
@@ -84,6 +89,7 @@ struct grammar {
     struct node *nodes;
     struct text *texts;
     size_t n_nodes, cap_nodes, n_texts, cap_texts, root;
+    struct known_pattern { const char *regex; const struct pattern *pattern; const struct known_pattern *next; } *patterns;
     size_t any_object;        /* schema.c's: any JSON is the node before it; 0: not there yet */
 };
 int grammar_new(struct grammar **ret);                            /* 0 or -ENOMEM */
@@ -96,9 +102,31 @@ int64_t grammar_text(struct grammar *g, const char *s, size_t len);   /* copies;
 struct lexicon;
 int grammar_finish(struct grammar *g, size_t root, const struct lexicon *prices, struct err *err);
 
-/* Reading. A thread is one way to read what was written: the terminal it is in and the objects and arrays around it.
- * Frames are constant; whoever makes them says where they live. */
+static inline uint32_t price_bounded(uint64_t price) { return (uint32_t)MIN(price, GRAMMAR_NEVER); }
+/* Of the cheapest of texts[lo..hi), from s + at on; and what is left of an array that has `count` items. */
+uint32_t texts_price(const struct grammar *g, uint32_t lo, uint32_t hi, uint32_t at);
+uint32_t array_rest(const struct grammar *g, const struct node *n, uint64_t count);
+/* Nodes and texts that every grammar has: a text by its numbers, a string of any characters; the marks. */
+enum { ANY_TEXT, ANY_STRING };
+enum { OPEN_OBJECT, CLOSE_OBJECT, OPEN_ARRAY, CLOSE_ARRAY, COMMA, COLON };
+
+/* ---- spot.c ----------------------------------------------------------------------------------------------------- */
+/* Where in a terminal: its node, and what spot.c makes of the rest; all zero at the beginning. */
 struct spot { uint32_t node, at; uint64_t state; };
+enum outcome { REFUSED, GOES_ON, IS_OVER };
+enum outcome spot_step(const struct grammar *g, struct spot *s, uint8_t byte);
+uint32_t spot_price(const struct grammar *g, const struct spot *s);
+/* Numbers do not say where they end, nor does a text that another one begins with. */
+bool spot_may_end(const struct grammar *g, const struct spot *s);
+void spot_bytes(const struct grammar *g, const struct spot *s, uint64_t set[4]);   /* as thread_bytes() */
+bool spot_in_string(const struct grammar *g, const struct spot *s, uint32_t *ret_room, uint32_t *ret_need);
+struct spot text_spot(uint32_t lo, uint32_t hi, uint32_t at);     /* in texts[lo..hi), which begin alike up to `at` */
+/* How many characters of a string of any characters these bytes begin; -1: they cannot stand there, or close it. */
+int spot_scan_string(const char *s, size_t len);
+
+/* ---- reading.c -------------------------------------------------------------------------------------------------- */
+/* A thread is one way to read what was written: the terminal it is in and the objects and arrays around it.
+ * Frames are constant; whoever makes them says where they live. */
 struct outer { struct spot spot; const struct outer *up; uint32_t price; uint16_t depth; bool kept; };
 struct thread { struct spot top; const struct outer *up; uint32_t root; };      /* root: which node all of it is */
 /* Threads and frames of one reading, as two stacks: what is made later is dropped first. Full: no more are added, which
@@ -122,11 +150,9 @@ uint32_t thread_price(const struct grammar *g, const struct thread *t);     /* f
 bool thread_same(const struct thread *a, const struct thread *b);
 /* In the plain middle of a string of any characters? How many more it may have, and must (0: it may be closed). */
 bool thread_in_string(const struct grammar *g, const struct thread *t, uint32_t *ret_room, uint32_t *ret_need);
-int grammar_string_scan(const char *s, size_t len);               /* how many characters of such a string these bytes
-                                                                     begin; -1: they cannot stand there, or close it */
 
-/* ---- schema.c ---------------------------------------------------------------------------------------------------- */
-/* Add what the schema describes; `path` is what stands before its paths in *err. Its node, -ENOMEM, or -EINVAL with *err
- * naming path and keyword. *work as pattern_new(). */
+/* ---- schema.c --------------------------------------------------------------------------------------------------- */
+/* Add what the schema describes; `path` is what stands before its paths in *err. Its node, -ENOMEM, or -EINVAL with
+ * *err naming path and keyword. *work as pattern_new(). */
 int64_t schema_add(struct grammar *g, const json_t *schema, const char *path, size_t *work, struct err *err);
 int64_t schema_add_any(struct grammar *g, bool object);           /* any JSON, or any object; as schema_add */

@@ -1,4 +1,5 @@
-/* A vocabulary's tokens in the order of their bytes, made a tree once, when the model is loaded. What does not depend on
+/* A vocabulary's tokens in the order of their bytes, made a tree once,
+    when the model is loaded. What does not depend on
  * an answer's grammar is worked out here too: nearly every token may stand inside a string, and which of them may, by
  * how many characters they have, is a row of sets; only the few with a quotation mark need asking. */
 #include <errno.h>
@@ -85,7 +86,7 @@ static int sets_build(struct lexicon *l, const struct piece *pieces, size_t n)
         if (tokenizer_is_end(l->tokenizer, (int32_t)i))
             set_add(l->ends, (int32_t)i);
     for (size_t i = 0; i < n; i++) {
-        int characters = grammar_string_scan(pieces[i].s, pieces[i].len);
+        int characters = spot_scan_string(pieces[i].s, pieces[i].len);
         size_t blank = 0;
 
         for (int k = MIN(characters, LEXICON_CHARACTERS); characters >= 0 && k <= LEXICON_CHARACTERS; k++)

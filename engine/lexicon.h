@@ -5,7 +5,8 @@
 
 /* The tree in preorder: whoever walks the array goes down it, and to `skip` where a branch is not wanted. Nodes of one
  * depth follow each other through skip. */
-struct branch { uint32_t skip; int32_t token; uint16_t depth; uint8_t byte; };   /* token: -1, or the first that ends here */
+struct branch { uint32_t skip; int32_t token; uint16_t depth; uint8_t byte; };   /* token: -1,
+    or the first that ends here */
 struct branches { struct branch *b; size_t n; };
 
 #define LEXICON_CHARACTERS 64
@@ -16,8 +17,8 @@ struct lexicon {
     struct branches all, quoted;      /* every token; those with a quotation mark in them */
     int32_t *same;                    /* (n): the next token of the same bytes, or -1 */
     uint64_t *ends;                   /* (words): tokens that end an answer */
-    uint64_t *inside[LEXICON_CHARACTERS + 1];   /* (words): tokens of at most so many characters that may stand within any
-                                         string of JSON; the last: of any number */
+    /* (words): tokens of at most so many characters that may stand within any string of JSON; the last: any */
+    uint64_t *inside[LEXICON_CHARACTERS + 1];
     int32_t *braces;                  /* tokens whose first byte that is no blank is a brace, up to -1 */
     uint64_t *brace_set;              /* (words): the same */
 };

@@ -1,4 +1,5 @@
-/* Which tokens may come next: the union, over the readings of what was written (threads), of the tokens whose bytes each
+/* Which tokens may come next: the union, over the readings of what was written (threads),
+    of the tokens whose bytes each
  * of them lets pass. A thread walks the vocabulary's tree and leaves a branch where it is refused, so what it costs is
  * the part of the tree it agrees with: little between strings, everything inside one. There the tree is not walked: the
  * tokens that may stand in any string are known beforehand, and only those with a quotation mark are asked. What a
@@ -36,8 +37,9 @@ struct mask {
 
 static size_t hash_spot(const struct spot *s, const struct outer *up)
 {
-    uint64_t h = s->node * 0x9e3779b97f4a7c15u ^ s->state * 0xd6e8feb86659fd93u ^ (uint64_t)s->at << 32 ^ (uintptr_t)up >> 4;
+    uint64_t h = s->node * 0x9e3779b97f4a7c15u ^ s->state * 0xd6e8feb86659fd93u;
 
+    h ^= (uint64_t)s->at << 32 ^ (uintptr_t)up >> 4;
     h = (h ^ h >> 32) * 0xd6e8feb86659fd93u;
     return h ^ h >> 29;
 }
@@ -207,8 +209,8 @@ static void fill(struct mask *m, const struct thread *t, uint32_t limit, uint64_
         return;
     }
     if (thread_in_string(m->grammar, t, &room, &need)) {
-        /* At worst a token leaves a character's escape open. Where that would cost too much, the string is closed, if it
-         * may be: it is time. */
+        /* At worst a token leaves a character's escape open. Where that would cost too much, the string is closed,
+         * if it may be: it is time. */
         inside = need + 5 + (t->up ? t->up->price : 0);
         if (inside <= limit || need == 0) {
             if (inside <= limit)

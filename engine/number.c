@@ -1,7 +1,7 @@
 /* Numbers within bounds, one digit after another. What is written so far is kept as an integer; whether it can still
  * become an allowed number is asked of intervals: k more digits before the point and all behind it reach from so many
- * zeros to so many nines, and a multiple of `step` lies in what of that is within the bounds, or does not. So any bounds
- * and any divisor cost the same, and nothing is rounded: all is exact in units of the last digit.
+ * zeros to so many nines, and a multiple of `step` lies in what of that is within the bounds, or does not. So any
+ * bounds and any divisor cost the same, and nothing is rounded: all is exact in units of the last digit.
  *
  * Values are written with at most 15 significant digits unless the schema's own integers have more, so that whoever
  * reads them as doubles sees what was meant. */

@@ -408,7 +408,8 @@ int pattern_both(struct pattern **ret, const struct pattern *x, const struct pat
 
     for (int b = 0; b < 256; b++) {
         size_t c = 0;
-        while (c < n_classes && (x->class_of[byte_of[c]] != x->class_of[b] || y->class_of[byte_of[c]] != y->class_of[b]))
+        while (c < n_classes &&
+               (x->class_of[byte_of[c]] != x->class_of[b] || y->class_of[byte_of[c]] != y->class_of[b]))
             c++;
         if (c == n_classes)
             byte_of[n_classes++] = (uint8_t)b;

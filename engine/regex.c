@@ -2,8 +2,9 @@
  *
  * A pattern matches anywhere in a string, so each of its alternatives stands between two runs of anything, unless it
  * begins with ^ and ends with $; anchors elsewhere are refused. Dialects differ in what \d, \w, \s and the dot contain
- * (ASCII or Unicode, which line ends), so those are narrowed to what every dialect agrees on; a string that is made from
- * the tree then matches whoever reads the pattern. Characters that only \uXXXX could write in JSON are left out too. */
+ * (ASCII or Unicode, which line ends), so those are narrowed to what every dialect agrees on; a string that is made
+ * from the tree then matches whoever reads the pattern. Characters that only \uXXXX could write in JSON are left out
+ * too. */
 #include <errno.h>
 #include <stdbool.h>
 #include <string.h>
@@ -98,7 +99,9 @@ static struct regex *set_tidy(struct parser *p, struct regex *set, bool negate, 
 /* What can be written: no surrogates, no control character without a short escape. */
 static struct regex *set_writable(struct parser *p, struct regex *set)
 {
-    static const struct regex_range writable[] = { { 0x08, 0x0a }, { 0x0c, 0x0d }, { 0x20, 0xd7ff }, { 0xe000, 0x10ffff } };
+    static const struct regex_range writable[] = {
+        { 0x08, 0x0a }, { 0x0c, 0x0d }, { 0x20, 0xd7ff }, { 0xe000, 0x10ffff },
+    };
     struct regex *out = new_node(p, REGEX_SET);
 
     for (unsigned i = 0; out && i < set->n_ranges; i++)
@@ -363,7 +366,9 @@ static struct regex *parse_sequence(struct parser *p)
 {
     struct regex *sequence = new_node(p, REGEX_SEQUENCE), **last = sequence ? &sequence->first : NULL;
 
-    while (last && *p->s && *p->s != '|' && *p->s != ')' && !(p->depth == 0 && *p->s == '$' && (!p->s[1] || p->s[1] == '|'))) {
+    while (last && *p->s && *p->s != '|' && *p->s != ')') {
+        if (p->depth == 0 && *p->s == '$' && (!p->s[1] || p->s[1] == '|'))
+            break;
         *last = parse_term(p);
         if (!*last)
             return NULL;

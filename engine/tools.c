@@ -4,7 +4,8 @@
  *     {"name":"get_weather","arguments":{"city":"Paris"}}
  *
  * A call is the whole answer. Definitions stand in the system message, one a line; an earlier call is what the model
- * wrote, and its result comes back as a message of the role "tool", which a template without one shows as the user's. */
+ * wrote, and its result comes back as a message of the role "tool", which a template without one shows as the
+ * user's. */
 #include <errno.h>
 #include <string.h>
 
@@ -44,8 +45,9 @@ static int append_tools(struct buf *b, const struct chat_request *r)
 
     json_array_foreach(r->tools, i, tool) {
         const json_t *f = json_object_get(tool, "function"), *d = json_object_get(f, "description");
+        const json_t *parameters = json_object_get(f, "parameters");
         cleanup(json_decrefp) json_t *shown = json_pack("{s:O, s:O*, s:O}", "name", json_object_get(f, "name"),
-                                                        "description", d, "parameters", json_object_get(f, "parameters"));
+                                                        "description", d, "parameters", parameters);
         if (x == 0)
             x = shown ? append_json(b, shown) : -ENOMEM;
         if (x == 0)
@@ -244,8 +246,9 @@ static int64_t format_add(struct grammar *g, const struct chat_format *f, struct
 {
     size_t work = GRAMMAR_WORK;
 
-    return f->type == CHAT_FORMAT_JSON_OBJECT ? schema_add_any(g, true)
-                                              : schema_add(g, f->schema, "response_format.json_schema.schema", &work, err);
+    if (f->type == CHAT_FORMAT_JSON_OBJECT)
+        return schema_add_any(g, true);
+    return schema_add(g, f->schema, "response_format.json_schema.schema", &work, err);
 }
 
 static int build(struct tools *t, const struct chat_request *r, struct call *calls, const struct lexicon *prices,

@@ -62,12 +62,14 @@ static unsigned draw(uint64_t *seed, unsigned n)
 }
 
 static const char *const names[] = {
-    "name", "id", "a", "ab", "abc", "", "city", "tags", "kind", "value", "b\"c", "\\", "\xc3\xa9t\xc3\xa9", "\xe6\x97\xa5\xe6\x9c\xac",
+    "name", "id", "a", "ab", "abc", "", "city", "tags", "kind", "value", "b\"c", "\\", "\xc3\xa9t\xc3\xa9",
+        "\xe6\x97\xa5\xe6\x9c\xac",
     "\xf0\x9f\x99\x82", "x y", "$ref", "line\nbreak", "items", "}", "{", ",", "next", "child",
 };
 static const char *const patterns[] = {
     "^[a-z]{2,5}$", "^\\d+$", "b", "^(foo|bar|baz)+$", "^[A-Z][a-z]*( [A-Z][a-z]*)?$", "^\\s*$", "[0-9]{3}", "^.{1,4}$",
-    "^[^\"\\\\]*$", "^\"+$", "^\xc3\xa9?[\xce\xb1-\xcf\x89]+$", "a|b$", "^(a|ab)(c|bcd)*$", "^\\w+\\.\\w+$", "^(?:x{2}y?){1,3}$",
+    "^[^\"\\\\]*$", "^\"+$", "^\xc3\xa9?[\xce\xb1-\xcf\x89]+$", "a|b$", "^(a|ab)(c|bcd)*$", "^\\w+\\.\\w+$",
+        "^(?:x{2}y?){1,3}$",
 };
 static const char *const formats[] = {
     "date-time", "date", "time", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri",
@@ -239,7 +241,8 @@ static bool matches(const char *regex, const char *s)
 {
     int code;
     PCRE2_SIZE at;
-    pcre2_code *re = pcre2_compile((PCRE2_SPTR)regex, PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_DOLLAR_ENDONLY, &code, &at,
+    pcre2_code *re = pcre2_compile((PCRE2_SPTR)regex, PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_DOLLAR_ENDONLY,
+                                   &code, &at,
                                    NULL);
     pcre2_match_data *m;
     int r;
@@ -295,7 +298,8 @@ static bool is_format(const char *format, const char *s)
     if (!strcmp(format, "uri"))
         return matches("^[a-z]+://[^\\s/?#]+[^\\s]*$", s);
     at = strrchr(s, '@');
-    return !strcmp(format, "email") && at && at > s && *s != '.' && at[-1] != '.' && !strstr(s, "..") && matches(host, at + 1);
+    return !strcmp(format, "email") && at && at > s && *s != '.' && at[-1] != '.' && !strstr(s, "..") &&
+        matches(host, at + 1);
 }
 
 static bool is_type(const char *type, const json_t *v)
@@ -329,7 +333,8 @@ static bool number_holds(const json_t *schema, double n)
     double step = number_of(schema, "multipleOf", 0), times = step ? n / step : 0;
 
     return n >= number_of(schema, "minimum", -INFINITY) && n <= number_of(schema, "maximum", INFINITY) &&
-           n > number_of(schema, "exclusiveMinimum", -INFINITY) && n < number_of(schema, "exclusiveMaximum", INFINITY) &&
+           n > number_of(schema, "exclusiveMinimum", -INFINITY) &&
+           n < number_of(schema, "exclusiveMaximum", INFINITY) &&
            fabs(times - round(times)) <= 1e-9 * fmax(1, fabs(times));
 }
 
@@ -357,7 +362,8 @@ static bool array_holds(const json_t *root, const json_t *schema, const json_t *
 
 static bool object_holds(const json_t *root, const json_t *schema, const json_t *v)
 {
-    const json_t *properties = json_object_get(schema, "properties"), *others = json_object_get(schema, "additionalProperties");
+    const json_t *properties = json_object_get(schema, "properties");
+    const json_t *others = json_object_get(schema, "additionalProperties");
     const json_t *name;
     const char *key;
     json_t *member;
@@ -387,7 +393,8 @@ bool schema_holds(const json_t *root, const json_t *schema, const json_t *v)
         found |= is_type(json_string_value(one), v);
     if (!found)
         return false;
-    if (ref && !schema_holds(root, ref[1] ? json_object_get(json_object_get(root, "$defs"), strrchr(ref, '/') + 1) : root, v))
+    one = ref && ref[1] ? json_object_get(json_object_get(root, "$defs"), strrchr(ref, '/') + 1) : root;
+    if (ref && !schema_holds(root, one, v))
         return false;
     if ((one = json_object_get(schema, "const")) && !equal(one, v))
         return false;

@@ -1,4 +1,5 @@
-/* Held to a schema, whatever the model says parses and is valid: made-up schemas, the shipped model at temperature 1. */
+/* Held to a schema, whatever the model says parses and is valid: made-up schemas, the shipped model at
+ * temperature 1. */
 #include <errno.h>
 #include <math.h>
 #include <time.h>
@@ -16,8 +17,8 @@ static double now(void)
     return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
 }
 
-/* Every token, one by one, against the set. How many are missing may be up to a thousandth: of those of 64 characters and
- * more, where not so many may follow. */
+/* Every token, one by one, against the set. How many are missing may be up to a thousandth: of those of 64 characters
+ * and more, where not so many may follow. */
 static void compare(struct mask *m, const uint64_t *set, const struct lexicon *l)
 {
     size_t wrong = 0, missing = 0;
@@ -141,8 +142,10 @@ Test(mask, made_up_schemas, .timeout = 3000)
         cleanup(json_decrefp) json_t *schema = schema_make(i);
         answer(&r, schema, i, count ? 20 + i * 7919 % 380 : 20 + i * 7919 % 100);
     }
-    printf("%zu schemas: %zu refused, %zu finished, %zu cut off, %zu invalid; %zu tokens, mask %.1f us a token (%.1f %% of "
-           "the model's %.2f ms), slowest %.2f ms; %zu sets compared\n", r.n_schemas, r.refused, r.finished, r.cut, r.invalid,
+    printf("%zu schemas: %zu refused, %zu finished, %zu cut off, %zu invalid; %zu tokens,"
+     " mask %.1f us a token (%.1f %% of "
+           "the model's %.2f ms), slowest %.2f ms; %zu sets compared\n", r.n_schemas, r.refused, r.finished, r.cut,
+               r.invalid,
            r.tokens, r.mask_sec / (double)r.tokens * 1e6, 100 * r.mask_sec / r.model_sec,
            r.model_sec / (double)r.tokens * 1e3, r.slowest * 1e3, r.compared);
     cr_expect_eq(r.invalid, 0);
@@ -164,9 +167,12 @@ static int by_size(const void *a, const void *b)
 Test(mask, large_vocabulary, .timeout = 120)
 {
     static const char text[] =
-        "{\"orders\":[{\"id\":10482,\"customer\":{\"name\":\"Mar\xc3\xad" "a Garc\xc3\xad" "a\",\"email\":\"maria@example.org\","
-        "\"vip\":true},\"note\":\"Please leave the parcel with the neighbour on the second floor; she is \\\"always\\\" at home "
-        "before ten.\",\"total\":129.95,\"placed\":\"2024-02-29T10:11:12Z\",\"tags\":[\"gift\",\"express\",\"fragile\"]},"
+        "{\"orders\":[{\"id\":10482,\"customer\":{\"name\":\"Mar\xc3\xad" "a Garc\xc3\xad" "a\","
+        "\"email\":\"maria@example.org\","
+        "\"vip\":true},\"note\":\"Please leave the parcel with the neighbour on the second floor; she is "
+        "\\\"always\\\" at home "
+        "before ten.\",\"total\":129.95,\"placed\":\"2024-02-29T10:11:12Z\",\"tags\":[\"gift\",\"express\","
+        "\"fragile\"]},"
         "{\"id\":10483,\"customer\":{\"name\":\"Li Wei\",\"email\":null,\"vip\":false},\"note\":\"\",\"total\":7,"
         "\"placed\":\"2024-03-01T00:00:00+01:00\",\"tags\":[]}],\"next\":null,\"free\":{\"any\":[1,{\"x\":\"y\"}]}}";
     static const char schema_text[] =
@@ -221,7 +227,8 @@ Test(mask, large_vocabulary, .timeout = 120)
     }
     cr_expect(mask_whole(m));
     qsort(spent, ids.len, sizeof(*spent), by_size);
-    printf("%zu tokens: tree %.0f ms, schema %.2f ms; a set of %zu tokens: mean %.0f us, median %.0f, 99th %.0f, most %.0f\n",
+    printf("%zu tokens: tree %.0f ms, schema %.2f ms; a set of %zu tokens: mean %.0f us, median %.0f, 99th %.0f,"
+     " most %.0f\n",
            l->n, build * 1e3, compile * 1e3, ids.len, sum / (double)ids.len * 1e6, spent[ids.len / 2] * 1e6,
            spent[ids.len * 99 / 100] * 1e6, spent[ids.len - 1] * 1e6);
     tokenizer_free(t);

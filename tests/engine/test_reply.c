@@ -6,13 +6,16 @@
 #include "engine/reply.h"
 #include "tests/engine/process.h"
 
-#define WEATHER "{'type':'function','function':{'name':'get_weather','description':'Now','parameters':{'type':'object'," \
-                "'properties':{'city':{'type':'string'},'days':{'type':'integer','minimum':1,'maximum':9}},'required':['city']}}}"
+#define WEATHER "{'type':'function','function':{'name':'get_weather','description':'Now'," \
+                "'parameters':{'type':'object'," \
+                "'properties':{'city':{'type':'string'},'days':{'type':'integer','minimum':1,'maximum':9}}," \
+                "'required':['city']}}}"
 #define ALARM "{'type':'function','function':{'name':'set-alarm','parameters':{'type':'object','properties':{" \
               "'at':{'type':'string','format':'time'}},'required':['at'],'additionalProperties':false}}}"
 #define TOOLS "'tools':[" WEATHER "," ALARM "]"
-#define FORMAT "'response_format':{'type':'json_schema','json_schema':{'name':'n','strict':true,'schema':{'type':'object'," \
-               "'properties':{'name':{'enum':['get_weather','other']},'ok':{'type':'boolean'}},'required':['name','ok']," \
+#define FORMAT "'response_format':{'type':'json_schema','json_schema':{'name':'n','strict':true,'schema':{" \
+               "'type':'object','properties':{'name':{'enum':['get_weather','other']},'ok':{'type':'boolean'}}," \
+               "'required':['name','ok']," \
                "'additionalProperties':false}}}"
 
 /* A request of one message, or of `messages`; single quotes stand for double ones. */
@@ -49,12 +52,14 @@ Test(reply, told)
 {
     static const char talk[] =
         "[{'role':'system','content':'Be brief.'},{'role':'user','content':'hi'},"
-        "{'role':'assistant','content':null,'tool_calls':[{'id':'c1','type':'function','function':{'name':'get_weather',"
+        "{'role':'assistant','content':null,'tool_calls':[{'id':'c1','type':'function',"
+        "'function':{'name':'get_weather',"
         "'arguments':'{ \\'city\\' : \\'Bonn\\' }'}}]},{'role':'tool','tool_call_id':'c1','content':'{\\'c\\':21}'},"
         "{'role':'assistant','content':'It is 21.'},{'role':'tool','tool_call_id':'c9','content':'not JSON'}]";
     static const char after[] =
         "{\"role\":\"user\",\"content\":\"hi\"},"
-        "{\"role\":\"assistant\",\"content\":\"{\\\"name\\\":\\\"get_weather\\\",\\\"arguments\\\":{\\\"city\\\":\\\"Bonn\\\"}}\"},"
+        "{\"role\":\"assistant\",\"content\":\"{\\\"name\\\":\\\"get_weather\\\","
+        "\\\"arguments\\\":{\\\"city\\\":\\\"Bonn\\\"}}\"},"
         "{\"role\":\"tool\",\"content\":\"{\\\"name\\\":\\\"get_weather\\\",\\\"result\\\":{\\\"c\\\":21}}\"},"
         "{\"role\":\"assistant\",\"content\":\"It is 21.\"},"
         "{\"role\":\"tool\",\"content\":\"{\\\"result\\\":\\\"not JSON\\\"}\"}]";
@@ -63,9 +68,12 @@ Test(reply, told)
     expect_told(NULL, "", "[{\"role\":\"user\",\"content\":\"hi\"}]");
     expect_told(NULL, "'tool_choice':'none'," TOOLS, "[{\"role\":\"user\",\"content\":\"hi\"}]");
     expect_told(NULL, "'tool_choice':'required','tools':[" ALARM "]",
-                "[{\"role\":\"system\",\"content\":\"You can call these functions. To call one, answer with one JSON object and "
-                "nothing else: {\\\"name\\\":…,\\\"arguments\\\":{…}}\\n{\\\"name\\\":\\\"set-alarm\\\",\\\"parameters\\\":{\\\"type\\\":"
-                "\\\"object\\\",\\\"properties\\\":{\\\"at\\\":{\\\"type\\\":\\\"string\\\",\\\"format\\\":\\\"time\\\"}},"
+                "[{\"role\":\"system\",\"content\":\"You can call these functions. To call one,"
+                " answer with one JSON object and "
+                "nothing else: {\\\"name\\\":…,\\\"arguments\\\":{…}}\\n{\\\"name\\\":\\\"set-alarm\\\","
+                "\\\"parameters\\\":{\\\"type\\\":"
+                "\\\"object\\\",\\\"properties\\\":{\\\"at\\\":{\\\"type\\\":\\\"string\\\","
+                "\\\"format\\\":\\\"time\\\"}},"
                 "\\\"required\\\":[\\\"at\\\"],\\\"additionalProperties\\\":false}}\\nCall one of them now.\\n\"},"
                 "{\"role\":\"user\",\"content\":\"hi\"}]");
     snprintf(expected, sizeof(expected), "[{\"role\":\"system\",\"content\":\"Be brief.\"},%s", after);
@@ -162,7 +170,8 @@ static void expect_call(const char *more, const char *says, const char *name, co
 
     for (int bytes = 0; bytes < 2; bytes++) {
         cr_expect(say(&h, more, says, bytes, false), "%s", says);
-        cr_expect(h.over == 1 && h.finish == FINISH_TOOL_CALLS && h.n_names == 1, "%d %d %u: %s", h.over, h.finish, h.n_names, says);
+        cr_expect(h.over == 1 && h.finish == FINISH_TOOL_CALLS && h.n_names == 1, "%d %d %u: %s", h.over, h.finish,
+            h.n_names, says);
         cr_expect_str_eq(h.name, name);
         cr_expect_str_eq(h.arguments, arguments);
         cr_expect_str_eq(h.text, "");
@@ -194,7 +203,8 @@ Test(reply, calls, .init = setup, .fini = teardown)
         TOOLS ",'tool_choice':{'type':'function','function':{'name':'get_weather'}}", TOOLS ",'stop':['city']" };
 
     for (size_t i = 0; i < ARRAY_SIZE(choices); i++) {
-        expect_call(choices[i], "{'name':'get_weather','arguments':{'city':'B}\\\\{'}}", "get_weather", "{\"city\":\"B}\\\\{\"}");
+        expect_call(choices[i], "{'name':'get_weather','arguments':{'city':'B}\\\\{'}}", "get_weather",
+            "{\"city\":\"B}\\\\{\"}");
         expect_call(choices[i], "{'name':'get_weather','arguments':{'city':'\xc3\xbc','days':3}}", "get_weather",
                     "{\"city\":\"\xc3\xbc\",\"days\":3}");
         expect_no(choices[i], "{'name':'get_weather','arguments':{}}");
@@ -203,7 +213,8 @@ Test(reply, calls, .init = setup, .fini = teardown)
         expect_no(choices[i], "{'arguments':{}}");
         expect_no(choices[i], "{'name':'get_weather','arguments':{'city':'Bo");
         if (i != 3)
-            expect_call(choices[i], "{'name':'set-alarm','arguments':{'at':'07:30:00Z'}}", "set-alarm", "{\"at\":\"07:30:00Z\"}");
+            expect_call(choices[i], "{'name':'set-alarm','arguments':{'at':'07:30:00Z'}}", "set-alarm",
+                "{\"at\":\"07:30:00Z\"}");
         else
             expect_no(choices[i], "{'name':'set-alarm','arguments':{'at':'07:30:00Z'}}");
     }
@@ -243,7 +254,8 @@ Test(reply, checked)
         { "'tool_choice':'none','tools':[{'type':'function','function':{'name':'f','parameters':{'not':{}}}}]", NULL },
         { "'tools':[{'type':'function','function':{'name':'f','parameters':{'type':'string'}}}]",
           "tools[0].function.parameters: expected a schema of objects" },
-        { "'tools':[{'type':'function','function':{'name':'f','parameters':{'type':'object','properties':{'a':{'$ref':'#'}},"
+        { "'tools':[{'type':'function','function':{'name':'f','parameters':{'type':'object',"
+         "'properties':{'a':{'$ref':'#'}},"
           "'required':['a']}}}]", "nothing that can be written" },
         { "'response_format':{'type':'json_schema','json_schema':{'name':'n','schema':{'not':{}}}}",
           "response_format.json_schema.schema/not: not supported" },
@@ -295,7 +307,8 @@ Test(reply, engine)
         char more[1200];
 
         /* Few tokens, so that many a call is closed at the last moment. */
-        snprintf(more, sizeof(more), ",'tools':[" WEATHER "],'tool_choice':'required','temperature':1,'seed':%d,'max_tokens':%d",
+        snprintf(more, sizeof(more), ",'tools':[" WEATHER "],'tool_choice':'required','temperature':1,'seed':%d,"
+         "'max_tokens':%d",
                  seed, 32 + seed);
         a = ask_for(&e, more);
         cr_expect_eq(a.end.finish, FINISH_TOOL_CALLS, "%d: %s %s", a.end.finish, a.name, a.arguments);
@@ -306,14 +319,16 @@ Test(reply, engine)
         cr_expect(j && json_is_string(json_object_get(j, "city")), "%s", a.arguments);
         snprintf(more, sizeof(more), "," FORMAT ",'temperature':1,'seed':%d,'max_tokens':40", seed);
         a = ask_for(&e, more);
-        cr_expect(a.end.finish == FINISH_STOP && strstr(a.text, "\"ok\":") && a.text[strlen(a.text) - 1] == '}', "%s", a.text);
+        cr_expect(a.end.finish == FINISH_STOP && strstr(a.text, "\"ok\":") && a.text[strlen(a.text) - 1] == '}',
+            "%s", a.text);
     }
     a = ask_for(&e, ",'response_format':{'type':'json_object'},'max_tokens':2");
     cr_expect(a.end.finish == FINISH_STOP && !strcmp(a.text, "{}"), "%d %s", a.end.finish, a.text);
     a = ask_for(&e, "," FORMAT ",'max_tokens':2");
     cr_expect_eq(a.end.finish, FINISH_LENGTH);
     a = ask_for(&e, ",'response_format':{'type':'json_schema','json_schema':{'name':'n','schema':{'not':{}}}}");
-    cr_expect(a.refused && !strcmp(a.code, ENGINE_E_INVALID) && strstr(a.message, "/not: not supported"), "%s", a.message);
+    cr_expect(a.refused && !strcmp(a.code, ENGINE_E_INVALID) && strstr(a.message, "/not: not supported"), "%s",
+        a.message);
     a = ask_for(&e, "");
     cr_expect_eq(a.end.finish, FINISH_STOP);
     engine_stop(&e);

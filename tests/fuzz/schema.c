@@ -1,5 +1,5 @@
-/* A JSON Schema from anywhere. Whatever is understood can be followed: from every place that is reached there is a byte to
- * go on with or an end, and the way that is said to be the shortest ends when it is said to. */
+/* A JSON Schema from anywhere. Whatever is understood can be followed: from every place that is reached there is a
+ * byte to go on with or an end, and the way that is said to be the shortest ends when it is said to. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
