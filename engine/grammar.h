@@ -89,7 +89,11 @@ struct grammar {
     struct node *nodes;
     struct text *texts;
     size_t n_nodes, cap_nodes, n_texts, cap_texts, root;
-    struct known_pattern { const char *regex; const struct pattern *pattern; const struct known_pattern *next; } *patterns;
+    struct known_pattern {
+        const char *regex;
+        const struct pattern *pattern;
+        const struct known_pattern *next;
+    } *patterns;
     size_t any_object;        /* schema.c's: any JSON is the node before it; 0: not there yet */
 };
 int grammar_new(struct grammar **ret);                            /* 0 or -ENOMEM */

@@ -299,7 +299,7 @@ Test(schema, limits)
     json_object_set_new(deep, "d7", json_pack("{s:s}", "type", "null"));
     check(json_pack("{s:o, s:o}", "$defs", deep, "anyOf", alternatives), -EINVAL, "more than 20000 schemas");
     check(json_pack("{s:s, s:s}", "type", "string", "pattern", "^([^x]{1,99}y){9}$"), -EINVAL, "too complicated");
-    check(json_pack("{s:s, s:s}", "type", "string", "pattern", "(a*)*(a|a)*(.*a){19}z"), 0, "pattern");
+    check(json_pack("{s:s, s:s}", "type", "string", "pattern", "(a*)*(a|a)*(.*a){19}z"), -EINVAL, "too complicated");
     printf("the slowest took %.1f ms\n", slowest);
     cr_expect_lt(slowest, 500);     /* 40 on a machine that does nothing else, without sanitizers */
 }
