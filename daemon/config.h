@@ -44,6 +44,7 @@ struct config {
     struct { char path[512]; bool answer_unrecorded; unsigned max_requests; } store;
     struct {
         char model[512];           /* "" the built-in one */
+        char cache[512];           /* "" by the environment, "none" */
         unsigned threads, context, sessions, queue, queue_client, max_tokens;
         double temperature, top_p;
         char template[1024];       /* "auto", a name or pieces, engine_template_check() */

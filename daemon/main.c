@@ -482,6 +482,31 @@ static int front_main(const struct arguments *args, int argc, char **argv)
 
 /* ---- Workers --------------------------------------------------------------------------------------------------- */
 
+/* The file of repacked weights, opened while files may still be made. That there is none is no fault. */
+static int open_cache(const struct config *c)
+{
+    const char *base = NULL, *suffix = "";
+    char dir[sizeof(c->engine.cache) + 16];
+    struct err err = {""};
+    int fd;
+
+    if (!*c->engine.model || !strcmp(c->engine.cache, "none"))
+        return -1;
+    if (*c->engine.cache || (base = getenv("CACHE_DIRECTORY"))) {
+        base = *c->engine.cache ? c->engine.cache : base;
+    } else if ((base = getenv("XDG_CACHE_HOME")) && *base) {
+        suffix = "/tern";
+    } else if ((base = getenv("HOME"))) {
+        suffix = "/.cache/tern";
+    }
+    if (!base || *base != '/' || snprintf(dir, sizeof(dir), "%s%s", base, suffix) >= (int)sizeof(dir))
+        return -1;
+    fd = engine_cache_open(dir, c->engine.model, &err);
+    if (fd < 0 && fd != -ENOTSUP && fd != -ENOENT)
+        log_warning("repacked weights are not kept: %s", err.msg);
+    return fd;
+}
+
 static int engine_main(const struct arguments *args)
 {
     struct engine_config e = {0};
@@ -492,6 +517,7 @@ static int engine_main(const struct arguments *args)
     r = load(&c, args, &err);
     if (r == 0) {
         log_init("engine", (enum log_level)c->log.level);
+        e.cache_fd = open_cache(c);
         r = sandbox_enter(SANDBOX_ENGINE, &err);
     }
     if (r < 0) {

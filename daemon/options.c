@@ -101,6 +101,11 @@ const struct config_option options[] = {
     {"engine", "sessions", CONFIG(engine.sessions), .type = OPTION_UINT, .standard = "16", .min = 1, .max = 64,
      .about = "Local answers generated side by side. Each costs memory for what it has read and said; together they are "
               "faster than one after the other."},
+    {"engine", "cache", CONFIG(engine.cache), .type = OPTION_STRING, .standard = "",
+     .example = "/var/cache/tern",
+     .about = "Directory for weights in the order that this machine computes with, so that the next start need not make it "
+              "again: about as large as the model file. Empty takes $CACHE_DIRECTORY, $XDG_CACHE_HOME/tern or "
+              "$HOME/.cache/tern, the first that is set; none keeps nothing."},
     {"engine", "kv", CONFIG(engine.kv), .type = OPTION_ENUM, .names = kv_words, .standard = "f16",
      .about = "What the keys and values of a conversation are kept as: f16, int8 in half the memory, or f32 in twice."},
     {"engine", "kv_memory", CONFIG(engine.kv_bytes), .type = OPTION_SIZE, .standard = "0", .max = 1ull << 40,

@@ -1,6 +1,8 @@
 /* What the readers of containers share: source.c, safetensors.c, huggingface.c and vocabulary.c. */
 #pragma once
 
+#include <sys/stat.h>
+
 #include "base/arena.h"
 #include "base/buf.h"
 #include "engine/json_view.h"
@@ -13,6 +15,8 @@ struct source_file {
     const uint8_t *data;
     size_t size;
     bool mapped;                    /* else borrowed */
+    int fd;                         /* of a mapped one, and what it was when it was opened */
+    struct stat st;
 };
 
 struct source {

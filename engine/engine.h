@@ -30,11 +30,18 @@ struct engine_config {
     double temperature;          /* where the client gave none */
     double top_p;
     enum kv_type kv;
+    int cache_fd;                /* engine_cache_open()'s, borrowed; 0 or less: none */
     bool weight_only;            /* activations are not quantised, for checkpoints that were trained so */
     char i2s_layout;             /* of I2_S tensors: 'a' (0 too), 'b' or 'c' */
     enum ffn_act activation;     /* of the feed-forward network */
     const char *template;        /* what stands around messages, engine_template_check(); NULL or "auto": by the model */
 };
+
+/* Open the file in `dir`, made where it is missing, that keeps the weights of the model at `model_path` as this machine's
+ * kernels read them, for engine_config.cache_fd. Files kept of earlier states of that model are taken away, and the oldest
+ * of more than eight. To be called before the process gives up making files. The descriptor, or -errno with *err; of a model
+ * of several files -ENOTSUP. */
+int engine_cache_open(const char *dir, const char *model_path, struct err *err);
 
 /* Run the worker on the socket `fd` until the peer closes it. Returns the process's exit status: 0 after a clean end,
  * 2 when the model could not be loaded (the reason was sent as ENGINE_FAILED and logged). */

@@ -22,7 +22,7 @@
 #include <string.h>
 
 #define TILE_ROWS 128           /* output rows computed at a time: their sums stay in the first cache */
-#define TILE_BATCH 8
+#define TILE_BATCH 64
 #define GRAIN 16                /* rows shared out to threads begin at its multiples, which layouts' groups divide */
 
 /* ---- the trace -------------------------------------------------------------------------------------------------- */
@@ -56,6 +56,22 @@ struct product {
     bool add;           /* to what is in out */
 };
 
+/* y = (float)sum * (scale * unit), put into `to` or added to it. Loops that vectors can take. */
+static void scale_sums(float *restrict to, const int32_t *restrict sums, size_t n, float scale, const float *row_scales,
+                       float unit, bool add)
+{
+    scale *= unit;
+    if (row_scales)
+        for (size_t i = 0; i < n; i++)
+            to[i] = (add ? to[i] : 0) + (float)sums[i] * (row_scales[i] * unit);
+    else if (add)
+        for (size_t i = 0; i < n; i++)
+            to[i] = to[i] + (float)sums[i] * scale;
+    else
+        for (size_t i = 0; i < n; i++)
+            to[i] = (float)sums[i] * scale;
+}
+
 /* Rows r..end of one matrix, the first of them to column `out`. */
 static void multiply(const struct product *p, const struct ternary *w, size_t r, size_t end, float *out)
 {
@@ -70,15 +86,9 @@ static void multiply(const struct product *p, const struct ternary *w, size_t r,
 
             f->kernels->ternary_matmul(sums, TILE_ROWS, w->w + w->layout->bytes(r, w->padded), f->q + j * f->wide_q,
                                        f->wide_q, n, n_rows, w->padded);
-            for (size_t b = 0; b < n; b++) {
-                float unit = f->unit[j + b], all = w->scale * unit, *to = out + (j + b) * p->stride;
-
-                for (size_t i = 0; i < n_rows; i++) {
-                    float y = (float)sums[b * TILE_ROWS + i] * (w->row_scales ? w->row_scales[r + i] * unit : all);
-
-                    to[i] = p->add ? to[i] + y : y;
-                }
-            }
+            for (size_t b = 0; b < n; b++)
+                scale_sums(out + (j + b) * p->stride, sums + b * TILE_ROWS, n_rows, w->scale,
+                           w->row_scales ? w->row_scales + r : NULL, f->unit[j + b], p->add);
         }
     }
 }
@@ -198,7 +208,7 @@ static void embed(struct forward *f, size_t i)
     size_t n = f->m->n_embd;
     float *x = f->x + i * n;
 
-    dense_row(&f->m->embd, (size_t)f->rows[i].token, x);
+    dense_read_row(&f->m->embd, (size_t)f->rows[i].token, f->h + i * f->wide, x);
     if (f->m->embd_scale != 1)
         for (size_t c = 0; c < n; c++)
             x[c] *= f->m->embd_scale;
@@ -456,7 +466,7 @@ int forward_new(struct forward **ret, const struct model *m, struct pool *p, siz
         !scratch(&f->lines, pool_threads(p), f->line, sizeof(float)) ||
         !scratch(&f->wants, max_rows, 1, sizeof(*f->wants)) || !scratch(&f->positions, max_rows, 1, sizeof(size_t)) ||
         !scratch(&f->spans, max_rows + 1, 1, sizeof(size_t)) ||
-        head_new(&f->head, &m->head, p) < 0) {
+        head_new(&f->head, &m->head, m->cache, p) < 0) {
         forward_free(f);
         return -ENOMEM;
     }

@@ -56,7 +56,7 @@ void attention_run(struct forward *f);
 
 /* head.c: logits and hidden of the rows that want them. new: 0 or -ENOMEM. */
 struct head;
-int head_new(struct head **ret, const struct dense *head, struct pool *p);
+int head_new(struct head **ret, const struct dense *head, struct cache *cache, struct pool *p);
 void head_free(struct head *h);
 static inline void head_freep(struct head **h) { head_free(*h); }
 void head_run(struct forward *f);

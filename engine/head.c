@@ -38,19 +38,18 @@ static bool head_has_kernel(const struct dense *w)
     return w->type == TENSOR_F16 || w->type == TENSOR_F32 || w->type == TENSOR_Q8_0;
 }
 
-static void head_multiply(const struct forward *f, float *out, size_t stride, const float *x, size_t n, size_t r,
+static void head_multiply(const struct forward *f, float *out, size_t stride, const float *x, size_t n, const void *rows,
                           size_t n_rows)
 {
-    const struct dense *w = &f->m->head;
     const struct kernels *k = f->kernels;
-    size_t cols = w->cols, q8_0_row = cols / Q8_0_BLOCK * Q8_0_BLOCK_BYTES;
+    size_t cols = f->m->head.cols;
 
-    if (w->type == TENSOR_F16)
-        k->matmul_f16(out, stride, (const uint16_t *)w->w + r * cols, x, f->wide, n, n_rows, cols);
-    else if (w->type == TENSOR_F32)
-        k->matmul_f32(out, stride, (const float *)w->w + r * cols, x, f->wide, n, n_rows, cols);
+    if (f->m->head.type == TENSOR_F16)
+        k->matmul_f16(out, stride, rows, x, f->wide, n, n_rows, cols);
+    else if (f->m->head.type == TENSOR_F32)
+        k->matmul_f32(out, stride, rows, x, f->wide, n, n_rows, cols);
     else
-        k->matmul_q8_0(out, stride, (const uint8_t *)w->w + r * q8_0_row, x, f->wide, n, n_rows, cols);
+        k->matmul_q8_0(out, stride, rows, x, f->wide, n, n_rows, cols);
 }
 
 /* One row for a type that no kernel reads: it is made floats first. line: of the calling task. */
@@ -89,7 +88,8 @@ static void whole_rows(void *arg, size_t begin, size_t end)
         for (size_t j = w->first; j < w->first + w->n; j += HEAD_BATCH) {
             size_t n = MIN(w->first + w->n - j, HEAD_BATCH);
 
-            head_multiply(f, tile, HEAD_ROWS, f->h + j * f->wide, n, r, n_rows);
+            head_multiply(f, tile, HEAD_ROWS, f->h + j * f->wide, n,
+                          (const uint8_t *)f->m->head.w + r * dense_row_bytes(&f->m->head), n_rows);
             for (size_t b = 0; b < n; b++)
                 memcpy(f->wants[j + b]->logits + r, tile + b * HEAD_ROWS, n_rows * sizeof(float));
         }
@@ -174,7 +174,7 @@ static float compute(const struct forward *f, size_t j, size_t row, float *line)
     float logit;
 
     if (head_has_kernel(&f->m->head))
-        head_multiply(f, &logit, 1, x, 1, row, 1);
+        head_multiply(f, &logit, 1, x, 1, dense_at(&f->m->head, row, line), 1);
     else
         multiply_line(f, &logit, x, 1, row, line);
     return logit;
@@ -356,7 +356,7 @@ static bool asked_init(struct head *h, size_t j)
     return a->highest && a->found;
 }
 
-int head_new(struct head **ret, const struct dense *head, struct pool *p)
+int head_new(struct head **ret, const struct dense *head, struct cache *cache, struct pool *p)
 {
     cleanup(head_freep) struct head *h = calloc(1, sizeof(*h));
 
@@ -365,7 +365,7 @@ int head_new(struct head **ret, const struct dense *head, struct pool *p)
     if (screen_is_worth(head)) {
         h->n_tiles = (head->rows + HEAD_ROWS - 1) / HEAD_ROWS;
         h->room = head->rows / 16;
-        if (screen_new(&h->screen, head, p) < 0)
+        if (screen_new(&h->screen, head, cache, p) < 0)
             return -ENOMEM;
         h->planes = calloc(2 * ASK_BATCH, h->screen->padded);
         for (size_t j = 0; j < ASK_BATCH; j++)

@@ -94,6 +94,22 @@ int template_check(const char *template, const struct tokenizer *t, struct err *
 int template_render(const char *template, const struct tokenizer *t, const json_t *messages, struct tokens *out, struct err *err);
 
 struct source_tensor;                                    /* engine/source.h */
+struct source;
+struct pool;
+
+/* ---- cache.c: what is made of a model's file when it is loaded, kept for the next start ---------------------------- */
+struct cache;
+/* fd: engine_cache_open()'s, borrowed as long as the cache lives, or 0 or less. layout: what the sections depend on besides
+ * the model's file, at most 15 bytes. 0 or -errno; *err then has words, or also when a damaged file is made anew. */
+int cache_new(struct cache **ret, int fd, const struct source *s, const char *layout, struct err *err);
+void cache_free(struct cache *c);
+bool cache_is_warm(const struct cache *c);      /* it is the file, and the model's file passed all checks when it was made */
+const char *cache_digest(const struct cache *c);        /* of the model, when it is warm */
+/* Room for what `name` says, 64-byte aligned, for the cache's life. 1: it is there and not to be written; 0: to be filled;
+ * -ENOMEM. From one thread. */
+int cache_section(struct cache *c, const char *name, size_t bytes, void **ret);
+/* Write the file and go over to it, where there is one. 0 or -errno with *err. */
+int cache_keep(struct cache *c, const char *digest, struct err *err);
 
 /* ---- weights.c: matrices, in whatever type the file holds them -------------------------------------------------- */
 /* Packed in `layout` (kernels.h), rows of `padded` columns; y = sum * scale * what one step of the input is worth.
@@ -106,7 +122,8 @@ struct ternary {
     float scale;
     const float *row_scales, *norm_in;
 };
-struct dense { const void *w; enum tensor_type type; size_t rows, cols; };       /* floats or blocks, where the file has them */
+struct dense { const void *w; enum tensor_type type; size_t rows, cols; int fd; size_t offset; };
+/* Floats or blocks where the file has them; fd 0: in memory only. */
 
 struct ternary_reading {
     char i2s_layout;         /* of an I2_S tensor: 'a' (0 too), 'b' or 'c', bitnet.md 2.6 */
@@ -116,11 +133,18 @@ struct ternary_reading {
  * that are not {-c, 0, c} are quantised by their mean magnitude. t is rows x cols as w says. 0, -ENOMEM, or -EINVAL with
  * *err naming the tensor. */
 int ternary_load(struct ternary *w, const struct source_tensor *t, struct ternary_reading how, struct arena *copies, struct err *err);
-/* Canonical w to another layout, in `copies`. 0 or -ENOMEM. */
-int ternary_repack(struct ternary *w, const struct ternary_layout *layout, struct arena *copies);
+/* The same in another layout, its rows and scales in the cache: read from there when it has them, unchecked. The pool shares
+ * the packing. As ternary_load(). */
+int ternary_load_packed(struct ternary *w, const struct source_tensor *t, struct ternary_reading how,
+                        const struct ternary_layout *layout, struct cache *cache, struct pool *pool, struct err *err);
 void ternary_row(const struct ternary *w, size_t row, float *out);              /* (padded) -1, 0, 1: without the scale */
+int dense_trust(struct dense *ret, const struct source_tensor *t, struct err *err); /* without a look at its elements */
 int dense_load(struct dense *ret, const struct source_tensor *t, struct err *err); /* 0, or -EINVAL with *err */
 void dense_row(const struct dense *d, size_t row, float *out);                  /* (cols) */
+/* One row as it is: where it lies, or read from its file into `room` (cols floats are enough). For single rows of a file,
+ * around each of which the system would otherwise map megabytes. */
+const void *dense_at(const struct dense *d, size_t row, void *room);
+void dense_read_row(const struct dense *d, size_t row, void *room, float *out);     /* dense_row() of it */
 size_t dense_row_bytes(const struct dense *d);
 /* -EINVAL, with "tensor NAME: " and the words in *err. */
 int tensor_refuse(const struct source_tensor *t, struct err *err, const char *fmt, ...) PRINTF_LIKE(3, 4);
@@ -140,6 +164,8 @@ enum projection_input { INPUT_QKV, INPUT_O, INPUT_GATE_UP, INPUT_DOWN, N_INPUTS 
 
 /* What the file does not say, or says wrongly. NULL for all defaults. */
 struct model_options {
+    int cache_fd;                   /* engine_cache_open()'s, borrowed, open as long as the model; 0 or less: none */
+    unsigned threads;               /* to load with; 0: one */
     char i2s_layout;                /* 'a' (0 too), 'b' or 'c' */
     bool weight_only;               /* activations are not quantised */
     enum ffn_act act_override;
@@ -174,19 +200,26 @@ struct model {
     struct tokenizer *tokenizer;
     const char *template;                            /* for template_render() */
     size_t file_bytes;
-    struct model_map *map;                           /* model.c's own: the mapping and repacked copies */
+    struct err note;                                 /* words about what was odd at opening, or empty */
+    struct cache *cache;                             /* what was made of the file */
+    struct model_map *map;                           /* model.c's own: the mapping and copies */
 };
 /* From a file (mapped) or from memory (borrowed for the model's life). Refuses, naming tensor or key, what it cannot
  * compute exactly. */
 int model_open(struct model **ret, const char *path, const struct model_options *options, struct err *err);
 int model_open_memory(struct model **ret, const void *data, size_t size, const struct model_options *options, struct err *err);
 void model_free(struct model *m);
+/* When all that is to be kept for the next start has been made: write it. 0, or -errno with *err, the model none the worse. */
+int model_keep(struct model *m, struct err *err);
+/* Give back the memory of n bytes of the model's file (source_forget()). */
+void model_forget(const struct model *m, const void *data, size_t n);
 static inline void model_freep(struct model **m) { model_free(*m); }
 
 /* ---- pool.c: threads that share the rows of one product ---------------------------------------------------------- */
 struct pool;
 int pool_new(struct pool **ret, unsigned threads);     /* threads >= 1, the caller counted; 0 or -errno */
 void pool_free(struct pool *p);
+static inline void pool_freep(struct pool **p) { pool_free(*p); }
 unsigned pool_threads(const struct pool *p);
 /* Run fn(arg, begin, end) over [0, n) split into ranges that are multiples of `grain`, each taken by whichever thread is
  * free, the caller included; returns when all are done. From one thread only. */
@@ -279,13 +312,14 @@ struct screen_row { float step, size, error; };
 struct screen {
     size_t rows, cols, padded;     /* padded: cols rounded up to 128 */
     uint8_t *w;                    /* (rows, padded) as sixbit_matmul() reads them */
-    struct screen_row *of;         /* (rows) */
+    struct screen_row *of;         /* (rows), behind w in one piece */
+    void *own;                     /* the same memory when it is not the cache's */
     float most_size, most_error;   /* over all rows */
 };
 /* Is a copy worth its memory: would reading the head take much longer than all else? */
 bool screen_is_worth(const struct dense *head);
-/* 0 or -ENOMEM. */
-int screen_new(struct screen **ret, const struct dense *head, struct pool *p);
+/* Its memory is a section of the cache, taken as it is when it is there; NULL: its own. 0 or -ENOMEM. */
+int screen_new(struct screen **ret, const struct dense *head, struct cache *cache, struct pool *p);
 void screen_free(struct screen *s);
 static inline size_t screen_row_bytes(const struct screen *s) { return s->padded / TERNARY_BLOCK * SIXBIT_BLOCK_BYTES; }
 /* An activation row to screen with. */

@@ -26,6 +26,7 @@ struct loader {
     const struct gguf *g;               /* its keys */
     bool *used;                         /* one a tensor */
     const struct kernels *kernels;
+    struct pool *pool;
     struct err *err;
 };
 
@@ -429,14 +430,14 @@ static int load_ternary(struct loader *l, size_t layer, const char *name, enum p
     r = take_needed(l, full, cols, rows, &t);
     if (r < 0)
         return r;
-    r = ternary_load(w, t, how, &l->m->map->copies, l->err);
+    if (l->m->inputs[input].quant == QUANT_NONE) {
+        r = ternary_load(w, t, how, &l->m->map->copies, l->err);
+    } else {
+        r = ternary_load_packed(w, t, how, l->kernels->layout, l->m->cache, l->pool, l->err);
+        model_forget(l->m, t->data, t->bytes);
+    }
     if (r < 0)
         return r;
-    if (l->m->inputs[input].quant != QUANT_NONE) {
-        r = ternary_repack(w, l->kernels->layout, &l->m->map->copies);
-        if (r < 0)
-            return r;
-    }
     snprintf(full, sizeof(full), "blk.%zu.%s.scale", layer, name);
     r = load_scale(l, full, w);
     if (r < 0)
@@ -477,6 +478,17 @@ static int load_layer(struct loader *l, size_t i, const struct graph *graph)
     return 0;
 }
 
+/* A matrix of floats that is used where it lies. */
+static int load_dense(struct loader *l, const struct source_tensor *t, struct dense *ret)
+{
+    int r = cache_is_warm(l->m->cache) ? dense_trust(ret, t, l->err) : dense_load(ret, t, l->err);
+
+    model_forget(l->m, t->data, t->bytes);
+    if (r == 0)
+        ret->fd = source_file_of(l->source, t->data, &ret->offset);
+    return r;
+}
+
 static int load_ends(struct loader *l)
 {
     const struct source_tensor *t = source_tensor(l->source, "token_embd.weight");
@@ -489,14 +501,14 @@ static int load_ends(struct loader *l)
     r = take_tensor(l, "token_embd.weight", m->n_embd, m->n_vocab, &t);
     if (r < 0)
         return r;
-    r = dense_load(&m->embd, t, l->err);
+    r = load_dense(l, t, &m->embd);
     if (r < 0)
         return r;
     r = take_tensor(l, "output.weight", m->n_embd, m->n_vocab, &t);
     if (r < 0)
         return r;
     m->head = m->embd;
-    if (t && (r = dense_load(&m->head, t, l->err)) < 0)
+    if (t && (r = load_dense(l, t, &m->head)) < 0)
         return r;
     r = load_vector(l, "output_norm.weight", m->n_embd, &m->output_norm);
     if (r < 0)
@@ -527,15 +539,25 @@ static int refuse_unused(struct loader *l)
 static int load(struct model *m, const struct model_options *options, struct err *err)
 {
     cleanup(freep) bool *used = calloc(source_tensor_count(m->map->source) + 1, sizeof(*used));
+    cleanup(pool_freep) struct pool *pool = NULL;
     struct loader l = { .m = m, .options = options, .source = m->map->source, .g = source_keys(m->map->source),
                         .used = used, .kernels = kernels_get(err), .err = err };
     const struct graph *graph = NULL;
+    char order[16];
     int r;
 
     if (!used)
         return -ENOMEM;
     if (!l.kernels)
         return -EINVAL;
+    r = pool_new(&pool, MAX(options->threads, 1));
+    if (r < 0)
+        return r;
+    l.pool = pool;
+    snprintf(order, sizeof(order), "%.12s/%c", l.kernels->layout->name, options->i2s_layout ? options->i2s_layout : 'a');
+    r = cache_new(&m->cache, options->cache_fd, l.source, order, &m->note);
+    if (r < 0)
+        return r;
     if ((r = find_graph(&l, &graph)) < 0 || (r = read_sizes(&l)) < 0 || (r = read_variant(&l, graph)) < 0 ||
         (r = read_name(&l)) < 0 || (r = tokenizer_new(&m->tokenizer, l.g, err)) < 0 || (r = load_ends(&l)) < 0)
         return r;
@@ -559,7 +581,10 @@ static int load(struct model *m, const struct model_options *options, struct err
     if (r < 0)
         return r;
     m->file_bytes = source_bytes(l.source);
-    return source_digest(l.source, m->digest);
+    if (!cache_is_warm(m->cache))
+        return source_digest(l.source, m->digest);
+    snprintf(m->digest, sizeof(m->digest), "%s", cache_digest(m->cache));
+    return 0;
 }
 
 /* path NULL: data. */
@@ -597,10 +622,21 @@ int model_open_memory(struct model **ret, const void *data, size_t size, const s
     return model_new(ret, NULL, data, size, options, err);
 }
 
+int model_keep(struct model *m, struct err *err)
+{
+    return cache_keep(m->cache, m->digest, err);
+}
+
+void model_forget(const struct model *m, const void *data, size_t n)
+{
+    source_forget(m->map->source, data, n);
+}
+
 void model_free(struct model *m)
 {
     if (!m)
         return;
+    cache_free(m->cache);
     tokenizer_free(m->tokenizer);
     if (m->map) {
         arena_done(&m->map->copies);

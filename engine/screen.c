@@ -54,7 +54,7 @@ struct filling {
     struct screen *s;
     const struct dense *head;
     size_t n_tasks;
-    float *lines;               /* (n_tasks, cols) */
+    float *lines, *rows;        /* (n_tasks, cols) */
     int8_t *levels;             /* (n_tasks, padded), zero past cols */
 };
 
@@ -66,37 +66,47 @@ static void fill_rows(void *arg, size_t begin, size_t end)
         float *x = f->lines + t * f->s->cols;
 
         for (size_t r = f->s->rows * t / f->n_tasks; r < f->s->rows * (t + 1) / f->n_tasks; r++) {
-            dense_row(f->head, r, x);
+            dense_read_row(f->head, r, f->rows + t * f->s->cols, x);
             fill_row(f->s, r, x, f->levels + t * f->s->padded);
         }
     }
 }
 
-int screen_new(struct screen **ret, const struct dense *head, struct pool *p)
+int screen_new(struct screen **ret, const struct dense *head, struct cache *cache, struct pool *p)
 {
     struct screen *s = calloc(1, sizeof(*s));
     struct filling f = { .head = head, .n_tasks = pool_threads(p) };
-    cleanup(freep) float *lines = NULL;
+    cleanup(freep) float *lines = NULL, *rows = NULL;
     cleanup(freep) int8_t *levels = NULL;
-    size_t bytes;
+    size_t bytes, all;
+    void *room = NULL;
+    int r = -ENOMEM;
 
     if (!s)
         return -ENOMEM;
     *s = (struct screen){ .rows = head->rows, .cols = head->cols,
                           .padded = (head->cols + TERNARY_BLOCK - 1) / TERNARY_BLOCK * TERNARY_BLOCK };
     f.s = s;
-    s->w = size_mul(&bytes, s->rows, screen_row_bytes(s)) ? malloc(bytes) : NULL;
-    s->of = calloc(s->rows, sizeof(*s->of));
     f.lines = lines = calloc(f.n_tasks, s->cols * sizeof(*lines));
+    f.rows = rows = calloc(f.n_tasks, s->cols * sizeof(*rows));
     f.levels = levels = calloc(f.n_tasks, s->padded);
-    if (!s->w || !s->of || !lines || !levels) {
-        screen_free(s);
-        return -ENOMEM;
+    if (lines && rows && levels && size_mul(&bytes, s->rows, screen_row_bytes(s)) &&
+        size_mul(&all, s->rows, screen_row_bytes(s) + sizeof(*s->of))) {
+        if (!cache)
+            room = s->own = malloc(all);
+        r = cache ? cache_section(cache, "screen", all, &room) : room ? 0 : -ENOMEM;
     }
-    pool_run(p, f.n_tasks, 1, fill_rows, &f);
-    for (size_t r = 0; r < s->rows; r++) {
-        s->most_size = fmaxf(s->most_size, s->of[r].size);
-        s->most_error = fmaxf(s->most_error, s->of[r].error);
+    if (r < 0) {
+        screen_free(s);
+        return r;
+    }
+    s->w = room;
+    s->of = (struct screen_row *)(void *)(s->w + bytes);
+    if (!r)
+        pool_run(p, f.n_tasks, 1, fill_rows, &f);
+    for (size_t i = 0; i < s->rows; i++) {
+        s->most_size = fmaxf(s->most_size, s->of[i].size);
+        s->most_error = fmaxf(s->most_error, s->of[i].error);
     }
     *ret = s;
     return 0;
@@ -106,8 +116,7 @@ void screen_free(struct screen *s)
 {
     if (!s)
         return;
-    free(s->w);
-    free(s->of);
+    free(s->own);
     free(s);
 }
 

@@ -14,10 +14,12 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #define MEMORY_ALIGNMENT 8
 #define MAX_FILES 512
 #define MAX_PATH 4096
+#define DIGEST_PART (8u << 20)
 #define NAME_ARGS(s) (int)MIN((s).len, 64), (s).data      /* of a "%.*s": names in errors stay short */
 
 /* ---- files ------------------------------------------------------------------------------------------------------ */
@@ -47,11 +49,22 @@ int source_map(struct source *s, const char *dir, const char *name, struct sourc
     if (p == MAP_FAILED)
         return err_set(err, -errno, "%s: %s", path, strerror(errno));
     f.data = p;
+    f.fd = fd;
+    fd = -1;
     f.size = (size_t)st.st_size;
+    f.st = st;
     snprintf(f.name, sizeof(f.name), "%.255s", dir || !strrchr(name, '/') ? name : strrchr(name, '/') + 1);
     files[s->n_files++] = f;
     *ret = f;
     return 0;
+}
+
+static void file_close(const struct source_file *f)
+{
+    if (!f->mapped)
+        return;
+    munmap((void *)f->data, f->size);
+    close(f->fd);
 }
 
 /* ---- tensors ---------------------------------------------------------------------------------------------------- */
@@ -210,7 +223,7 @@ static int open_gguf(struct source *s, const char *path, struct err *err)
         return err_set(err, -EINVAL, "split.count is %llu: a model in memory must be whole",
                        (unsigned long long)split.count);
     if (split.count > 1) {
-        munmap((void *)s->files[0].data, s->files[0].size);      /* it comes again, in its turn */
+        file_close(&s->files[0]);                                /* it comes again, in its turn */
         s->n_files = 0;
         return open_parts(s, path, &split, err);
     }
@@ -284,8 +297,7 @@ void source_free(struct source *s)
         gguf_free(s->keys);
     free(s->parts);
     for (size_t i = 0; i < s->n_files; i++)
-        if (s->files[i].mapped)
-            munmap((void *)s->files[i].data, s->files[i].size);
+        file_close(&s->files[i]);
     free(s->files);
     free(s->tensors);
     buf_done(&s->image);
@@ -331,18 +343,56 @@ const char *source_container(const struct source *s)
     return s->container;
 }
 
+int source_file_of(const struct source *s, const void *data, size_t *ret_offset)
+{
+    for (size_t i = 0; i < s->n_files; i++) {
+        const struct source_file *f = &s->files[i];
+
+        if (f->mapped && (const uint8_t *)data >= f->data && (const uint8_t *)data < f->data + f->size) {
+            *ret_offset = (size_t)((const uint8_t *)data - f->data);
+            return f->fd;
+        }
+    }
+    return 0;
+}
+
+const struct stat *source_stat(const struct source *s)
+{
+    return s->n_files == 1 && s->files[0].mapped ? &s->files[0].st : NULL;
+}
+
+void source_forget(const struct source *s, const void *data, size_t n)
+{
+    const uint8_t *begin = data, *end = begin + n;
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), from = ((uintptr_t)begin + page - 1) / page * page;
+    uintptr_t to = (uintptr_t)end / page * page;
+
+    for (size_t i = 0; i < s->n_files; i++)
+        if (s->files[i].mapped && begin >= s->files[i].data && end <= s->files[i].data + s->files[i].size && from < to)
+            madvise((void *)from, to - from, MADV_DONTNEED);
+}
+
 /* ---- the digest ------------------------------------------------------------------------------------------------- */
 
-static int digest_hex(const void *data, size_t size, char ret[65])
+/* In parts, so that a mapped file need not be in memory as a whole. */
+static int digest_hex(const struct source *s, const void *data, size_t size, char ret[65])
 {
+    EVP_MD_CTX *c = EVP_MD_CTX_new();
     uint8_t sum[EVP_MAX_MD_SIZE];
-    unsigned n;
+    const uint8_t *p = data;
+    unsigned n = 0;
+    bool ok = c && EVP_DigestInit_ex(c, EVP_sha256(), NULL);
 
-    if (!EVP_Digest(data, size, sum, &n, EVP_sha256(), NULL))
-        return -ENOMEM;
+    for (size_t part; ok && size; p += part, size -= part) {
+        part = MIN(size, DIGEST_PART);
+        ok = EVP_DigestUpdate(c, p, part);
+        source_forget(s, p, part);
+    }
+    ok = ok && EVP_DigestFinal_ex(c, sum, &n);
+    EVP_MD_CTX_free(c);
     for (unsigned i = 0; i < n; i++)
         snprintf(ret + 2 * (size_t)i, 3, "%02x", sum[i]);
-    return 0;
+    return ok ? 0 : -ENOMEM;
 }
 
 static int compare_files(const void *a, const void *b)
@@ -363,12 +413,12 @@ int source_digest(const struct source *s, char ret[80])
     memcpy(sorted, s->files, s->n_files * sizeof(*sorted));
     qsort(sorted, s->n_files, sizeof(*sorted), compare_files);
     for (size_t i = 0; i < s->n_files && !r; i++) {
-        r = digest_hex(sorted[i].data, sorted[i].size, hex);
+        r = digest_hex(s, sorted[i].data, sorted[i].size, hex);
         if (!r && s->n_files > 1)
             r = buf_printf(&lines, "%s  %s\n", hex, sorted[i].name);
     }
     if (!r && s->n_files > 1)
-        r = digest_hex(lines.data, lines.len, hex);
+        r = digest_hex(s, lines.data, lines.len, hex);
     if (!r)
         snprintf(ret, 80, "sha256:%s", hex);
     return r;

@@ -70,6 +70,12 @@ static inline int source_get_array(const struct source *s, const char *key, enum
 const struct source_tensor *source_tensor(const struct source *s, const char *name);      /* NULL: none */
 const struct source_tensor *source_tensor_at(const struct source *s, size_t i);       /* in order of name; or NULL */
 size_t source_tensor_count(const struct source *s);
+struct stat;
+const struct stat *source_stat(const struct source *s);     /* of its file; NULL: it has several, or lies in memory */
+/* The file that data lies in, and where; 0: in none, but in memory. Lent. */
+int source_file_of(const struct source *s, const void *data, size_t *ret_offset);
+/* Give back the memory that n bytes of a mapped file take; they are read again when they are needed. */
+void source_forget(const struct source *s, const void *data, size_t n);
 size_t source_bytes(const struct source *s);                                              /* of all its files */
 const char *source_container(const struct source *s);       /* "GGUF", "GGUF split", "safetensors" */
 /* Write "sha256:<hex>" into ret: of a single file its SHA-256; of several that of the lines "<hex>  <name>\n", in order

@@ -12,6 +12,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #define I2_S_TAIL 32
 #define TQ_BLOCK 256
@@ -161,18 +162,43 @@ static bool is_endless(const struct dense_type *d, const uint8_t *p)
     return (h & d->endless) == d->endless;
 }
 
+int dense_trust(struct dense *ret, const struct source_tensor *t, struct err *err)
+{
+    if (!dense_type(t->type))
+        return tensor_refuse(t, err, "is of type %u; read here are F32, F16, BF16, Q8_0, Q6_K, Q5_0 and Q4_0", t->type);
+    *ret = (struct dense){ .w = t->data, .type = t->type, .rows = t->dims[1], .cols = t->dims[0] };
+    return 0;
+}
+
+/* Is any of n halves? A loop that vectors can take: embeddings are most of some files. */
+static bool has_endless_half(const uint8_t *p, size_t n, uint16_t endless)
+{
+    bool bad = false;
+
+    for (size_t i = 0; i < n; i++) {
+        uint16_t h;
+
+        memcpy(&h, p + 2 * i, sizeof(h));
+        bad |= (h & endless) == endless;
+    }
+    return bad;
+}
+
 int dense_load(struct dense *ret, const struct source_tensor *t, struct err *err)
 {
     const struct dense_type *d = dense_type(t->type);
+    struct dense dense;
     size_t n;
+    int r;
 
-    if (!d)
-        return tensor_refuse(t, err, "is of type %u; read here are F32, F16, BF16, Q8_0, Q6_K, Q5_0 and Q4_0", t->type);
+    r = dense_trust(&dense, t, err);
+    if (r < 0)
+        return r;
     n = t->dims[0] * t->dims[1] / d->block;
-    for (size_t i = 0; i < n; i++)
+    for (size_t i = 0; i < n && (d->bytes != 2 || has_endless_half(t->data, n, d->endless)); i++)
         if (is_endless(d, t->data + i * d->bytes))
             return tensor_refuse(t, err, "%s %zu is not finite", d->block > 1 ? "the scale of block" : "element", i);
-    *ret = (struct dense){ .w = t->data, .type = t->type, .rows = t->dims[1], .cols = t->dims[0] };
+    *ret = dense;
     return 0;
 }
 
@@ -183,11 +209,30 @@ size_t dense_row_bytes(const struct dense *d)
     return d->cols / type->block * type->bytes;
 }
 
+const void *dense_at(const struct dense *d, size_t row, void *room)
+{
+    size_t n = dense_row_bytes(d), done = 0;
+
+    while (d->fd > 0 && done < n) {
+        ssize_t r = pread(d->fd, (uint8_t *)room + done, n - done, (off_t)(d->offset + row * n + done));
+
+        if (!r || (r < 0 && errno != EINTR))
+            break;
+        done += r > 0 ? (size_t)r : 0;
+    }
+    return d->fd > 0 && done == n ? room : (const uint8_t *)d->w + row * n;
+}
+
 void dense_row(const struct dense *d, size_t row, float *out)
 {
     const struct dense_type *type = dense_type(d->type);
 
-    type->row((const uint8_t *)d->w + row * (d->cols / type->block * type->bytes), d->cols, out);
+    type->row((const uint8_t *)d->w + row * dense_row_bytes(d), d->cols, out);
+}
+
+void dense_read_row(const struct dense *d, size_t row, void *room, float *out)
+{
+    dense_type(d->type)->row(dense_at(d, row, room), d->cols, out);
 }
 
 /* ---- rows of trits ---------------------------------------------------------------------------------------------- */
@@ -442,8 +487,11 @@ static int measure(struct trits *s, const struct ternary_type **ret)
 static int load_in_place(struct trits *s, struct ternary *w)
 {
     size_t n = s->rows * s->cols / 4;
+    uint8_t any = 0;
 
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < n; i++)
+        any |= s->t->data[i] & (s->t->data[i] >> 1 | (s->how.binary ? 0xff : 0)) & 0x55;
+    for (size_t i = 0; any && i < n; i++) {
         uint8_t p = s->t->data[i], low = p & 0x55, high = p >> 1 & 0x55;
 
         if (low & high)
@@ -529,18 +577,52 @@ int ternary_load(struct ternary *w, const struct source_tensor *t, struct ternar
     return load_rows(&s, type, w, copies);
 }
 
-int ternary_repack(struct ternary *w, const struct ternary_layout *layout, struct arena *copies)
-{
-    uint8_t *out;
+/* Behind packed rows, when they are kept. */
+struct kept { float scale; uint32_t per_row; float row_scales[]; };
 
-    if (layout == w->layout)
-        return 0;
-    out = arena_alloc(copies, layout->bytes(w->rows, w->padded));
-    if (!out)
+struct packing { const struct ternary *w; const struct ternary_layout *layout; uint8_t *out; };
+
+static void pack_groups(void *arg, size_t begin, size_t end)
+{
+    const struct packing *p = arg;
+    size_t first = begin * p->layout->group, last = MIN(end * p->layout->group, p->w->rows), padded = p->w->padded;
+
+    p->layout->pack(p->out + p->layout->bytes(first, padded), p->w->w + first * (padded / 4), last - first, padded);
+}
+
+int ternary_load_packed(struct ternary *w, const struct source_tensor *t, struct ternary_reading how,
+                        const struct ternary_layout *layout, struct cache *cache, struct pool *pool, struct err *err)
+{
+    size_t rows = t->dims[1], padded = (t->dims[0] + TERNARY_BLOCK - 1) / TERNARY_BLOCK * TERNARY_BLOCK, bytes, most;
+    cleanup(arena_done) struct arena copies;
+    struct packing p = { .w = w, .layout = layout };
+    struct kept *kept;
+    void *room = NULL;
+    char name[64];
+    int r;
+
+    arena_init(&copies);
+    if (!size_mul(&most, rows, padded + TERNARY_BLOCK * sizeof(float)))         /* more than all of it */
         return -ENOMEM;
-    layout->pack(out, w->w, w->rows, w->padded);
-    w->w = out;
-    w->layout = layout;
+    bytes = (layout->bytes(rows, padded) + 63) / 64 * 64;
+    snprintf(name, sizeof(name), "%.*s", (int)MIN(t->name.len, sizeof(name) - 1), t->name.data);
+    r = cache_section(cache, name, bytes + sizeof(*kept) + rows * sizeof(*kept->row_scales), &room);
+    if (r < 0)
+        return r;
+    kept = (struct kept *)(void *)((uint8_t *)room + bytes);
+    if (!r) {
+        r = ternary_load(w, t, how, &copies, err);
+        if (r < 0)
+            return r;
+        p.out = room;
+        pool_run(pool, (rows + layout->group - 1) / layout->group, 4, pack_groups, &p);
+        kept->scale = w->scale;
+        kept->per_row = w->row_scales != NULL;
+        if (w->row_scales)
+            memcpy(kept->row_scales, w->row_scales, rows * sizeof(*w->row_scales));
+    }
+    *w = (struct ternary){ .layout = layout, .w = room, .rows = rows, .cols = t->dims[0], .padded = padded,
+                           .scale = kept->scale, .row_scales = kept->per_row ? kept->row_scales : NULL };
     return 0;
 }
 

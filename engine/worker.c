@@ -157,8 +157,9 @@ static int load(struct worker *w, struct err *err)
     const struct engine_config *cfg = w->cfg;
     const struct model_options options = {
         .i2s_layout = cfg->i2s_layout, .weight_only = cfg->weight_only, .act_override = cfg->activation,
-        .template = cfg->template,
+        .cache_fd = cfg->cache_fd, .threads = count_threads(cfg), .template = cfg->template,
     };
+    struct err note = { "" };
     int r;
 
     if (!kernels_get(err))
@@ -167,6 +168,8 @@ static int load(struct worker *w, struct err *err)
                         : model_open_memory(&w->model, cfg->model_data, cfg->model_bytes, &options, err);
     if (r < 0)
         return r;
+    if (*w->model->note.msg)
+        log_warning("%s", w->model->note.msg);
     w->n_ctx = cfg->context ? MIN(cfg->context, w->model->n_ctx) : w->model->n_ctx;
     r = lexicon_new(&w->lexicon, w->model->tokenizer);
     if (r < 0)
@@ -180,7 +183,10 @@ static int load(struct worker *w, struct err *err)
     r = pool_new(&w->pool, count_threads(cfg));
     if (r < 0)
         return err_set(err, r, "threads: %s", strerror(-r));
-    return scheduler_init(w, err);
+    r = scheduler_init(w, err);
+    if (r == 0 && model_keep(w->model, &note) < 0)
+        log_warning("%s", note.msg);
+    return r;
 }
 
 static int send_ready(struct worker *w, uint64_t load_usec)

@@ -95,7 +95,7 @@ static void make_head(struct fake *e, enum tensor_type type)
     }
     head_free(e->f.head);
     e->f.head = NULL;
-    cr_assert_eq(head_new(&e->f.head, &e->m.head, e->f.pool), 0);
+    cr_assert_eq(head_new(&e->f.head, &e->m.head, NULL, e->f.pool), 0);
 }
 
 static bool bit(const uint64_t *allowed, size_t i)
@@ -196,7 +196,7 @@ Test(screen, bounds)
     for (size_t r = 0; r < 64; r++)
         for (size_t c = 0; c < COLS; c++)
             e.w[r * COLS + c] = c ? (float)(c % 31) + (c % 2 ? 0.49f : -0.49f) : 31;
-    cr_assert_eq(screen_new(&s, &e.m.head, e.f.pool), 0);
+    cr_assert_eq(screen_new(&s, &e.m.head, NULL, e.f.pool), 0);
     planes = calloc(2, s->padded);
     line = calloc(COLS, sizeof(float));
     q.planes = planes;
