@@ -430,7 +430,7 @@ static int load_ternary(struct loader *l, size_t layer, const char *name, enum p
     r = take_needed(l, full, cols, rows, &t);
     if (r < 0)
         return r;
-    if (l->m->inputs[input].quant == QUANT_NONE) {
+    if (l->m->inputs[input].quant == QUANT_NONE || l->kernels->layout == &ternary_canonical) {
         r = ternary_load(w, t, how, &l->m->map->copies, l->err);
     } else {
         r = ternary_load_packed(w, t, how, l->kernels->layout, l->m->cache, l->pool, l->err);
