@@ -376,7 +376,7 @@ int cache_keep(struct cache *c, const char *digest, struct err *err)
     size_t whole = (c->used + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
     int r;
 
-    if (c->fd < 0 || c->warm)
+    if (c->fd < 0 || c->warm || !c->n_sections)
         return 0;
     r = write_file(c, digest);
     if (r < 0)
