@@ -38,8 +38,8 @@ static const char *const denied_all[] = {
 };
 /* The front: no new way in or out. */
 static const char *const denied_front[] = {"connect", "bind", "listen"};
-/* The engine: no socket but the one it has, nothing written, nobody signalled. tkill and tgkill are narrowed below,
- * as abort() needs tgkill. */
+/* The engine: no socket but the one it has, nothing written but the file that was open before, nobody signalled. tkill and
+ * tgkill are narrowed below, as abort() needs tgkill. */
 static const char *const denied_engine[] = {
     "connect", "bind", "listen", "socket", "socketpair", "accept", "accept4",
     "creat", "truncate", "truncate64", "unlink", "unlinkat", "rename", "renameat", "renameat2", "link", "linkat",

@@ -1,9 +1,9 @@
 /* The engine: a local ternary language model, run in its own process.
  *
  * ternd talks to the worker in frames (base/frame.h) over one socketpair; the frame's id is the request's number. The
- * worker opens no file but the model and no socket at all. One thread decodes for all sessions in turn (a chunk of
- * prefill or one token for each, then a look at the socket), so a cancel takes effect within one step; a pool of
- * threads shares the rows of each product. */
+ * worker opens no file but the model and no socket at all; the file of repacked weights, which it may write, comes to it open.
+ * One thread decodes for all sessions in turn (a chunk of prefill or one token for each, then a look at the socket), so a
+ * cancel takes effect within one step; a pool of threads shares the rows of each product. */
 #pragma once
 
 #include "base/buf.h"
