@@ -5,6 +5,7 @@
 
 #include "engine/reply.h"
 #include "tests/engine/process.h"
+#include "tests/engine/vocab.h"
 
 #define WEATHER "{'type':'function','function':{'name':'get_weather','description':'Now'," \
                 "'parameters':{'type':'object'," \
@@ -240,6 +241,42 @@ Test(reply, words, .init = setup, .fini = teardown)
     expect_words(TOOLS "," FORMAT, "{'name':'get_weather','ok':false}", "{\"name\":\"get_weather\",\"ok\":false}");
     expect_words(TOOLS "," FORMAT, "{'name':'other','ok':true}", "{\"name\":\"other\",\"ok\":true}");
     expect_no(TOOLS "," FORMAT, "It is");
+}
+
+/* With many tokens that begin with a brace: only those that open a call may be first, and all that are words. */
+Test(reply, first_token)
+{
+    static const char call[] = "{\"name\":\"";
+    cleanup(chat_request_freep) struct chat_request *r = request(NULL, TOOLS);
+    struct tokenizer *t = vocab_llama3(true, NULL);
+    struct reply *a = NULL;
+    struct err err = { "" };
+    const uint64_t *set;
+    size_t opens = 0, kept_out = 0;
+
+    if (!t)
+        cr_skip_test("no Llama 3 vocabulary under $TERN_SHARED");
+    cr_assert_eq(lexicon_new(&lexicon, t), 0);
+    cr_assert_eq(reply_new(&a, r, lexicon, &err), 0, "%s", err.msg);
+    cr_assert_eq(reply_allowed(a, 4000, &set), 1);
+    for (size_t i = 0; i < lexicon->n; i++) {
+        size_t len, blank = 0, n;
+        const char *s = tokenizer_piece(t, (int32_t)i, &len);
+        bool brace, expected;
+
+        while (blank < len && s[blank] && strchr(" \t\r\n", s[blank]))
+            blank++;
+        brace = blank < len && s[blank] == '{';
+        n = len - blank;
+        expected = !brace || (n <= sizeof(call) - 1 && memcmp(s + blank, call, n) == 0);
+        cr_expect_eq((bool)(set[i / 64] >> i % 64 & 1), expected, "%.*s", (int)len, s);
+        opens += brace && expected;
+        kept_out += !expected;
+    }
+    cr_expect(opens > 3 && kept_out > 20, "%zu %zu", opens, kept_out);
+    reply_free(a);
+    lexicon_free(lexicon);
+    tokenizer_free(t);
 }
 
 Test(reply, checked)
