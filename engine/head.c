@@ -415,9 +415,23 @@ void forward_pool(float *out, const float *rows, size_t n, size_t width, enum po
     make_unit(out, width);
 }
 
+int forward_hidden(struct forward *f, struct session *s, const int32_t *ids, size_t n, float *ret)
+{
+    cleanup(freep) struct forward_row *rows = calloc(n, sizeof(*rows));
+    int r;
+
+    if (!rows)
+        return -ENOMEM;
+    for (size_t i = 0; i < n; i++)
+        rows[i] = (struct forward_row){ .session = s, .token = ids[i] };
+    f->hidden = ret;
+    r = forward_run(f, rows, n);
+    f->hidden = NULL;
+    return r;
+}
+
 int forward_embed(struct forward *f, struct session *s, const int32_t *ids, size_t n, float *ret)
 {
-    cleanup(freep) struct forward_row *rows = calloc(f->max_rows, sizeof(*rows));
     cleanup(freep) float *all = NULL;
     size_t width = f->m->n_embd, floats;
     int r = 0;
@@ -427,17 +441,13 @@ int forward_embed(struct forward *f, struct session *s, const int32_t *ids, size
     if (n > s->n_ctx)
         return -ENOSPC;
     all = size_mul(&floats, n, width * sizeof(*all)) ? malloc(floats) : NULL;
-    if (!rows || !all)
+    if (!all)
         return -ENOMEM;
     session_reset(s, 0);
     for (size_t i = 0, batch; i < n && !r; i += batch) {
         batch = MIN(f->max_rows, n - i);
-        for (size_t j = 0; j < batch; j++)
-            rows[j] = (struct forward_row){ .session = s, .token = ids[i + j] };
-        f->hidden = all + i * width;
-        r = forward_run(f, rows, batch);
+        r = forward_hidden(f, s, ids + i, batch, all + i * width);
     }
-    f->hidden = NULL;
     if (r < 0)
         return r;
     if (f->m->pooling == POOLING_NONE)

@@ -290,6 +290,8 @@ int forward_run(struct forward *f, const struct forward_row *rows, size_t n);
 /* The vector of a text as the model's pooling makes it, of length 1; with POOLING_NONE a row for each token, (n, n_embd),
  * as output_norm gives it. The session is reset first. 0; as forward_run, the session then holding part of the text. */
 int forward_embed(struct forward *f, struct session *s, const int32_t *ids, size_t n, float *ret);
+/* Append n <= max_rows tokens to the session; ret (n, n_embd): what output_norm gives of each. As forward_run(). */
+int forward_hidden(struct forward *f, struct session *s, const int32_t *ids, size_t n, float *ret);
 /* Their mean, the first or the last of n rows, made of length 1. */
 void forward_pool(float *out, const float *rows, size_t n, size_t width, enum pooling how);
 /* Call fn for every stage of every row that runs from now on, from the caller's thread: "l0.attn_norm", "l0.q", …,

@@ -1,5 +1,5 @@
-/* What the model does besides answering: ids of a text and a text of ids, said at once; and vectors of texts, made one
- * text a step, so that answers under way wait for one text at most. */
+/* What the model does besides answering: ids of a text and a text of ids, said at once; and vectors of texts, made a
+ * chunk of one text a step, so that answers under way go on. */
 #include <errno.h>
 #include <string.h>
 
@@ -8,6 +8,7 @@
 #include "engine/worker.h"
 
 #define MAX_TEXT_BYTES FRAME_MAX_PAYLOAD
+#define EMBED_ROWS 32                  /* of a text in one step */
 
 /* ---- ids and texts ----------------------------------------------------------------------------------------------- */
 
@@ -113,6 +114,7 @@ void embedding_free(struct embedding *e)
         return;
     tokens_done(&e->ids);
     free(e->ends);
+    free(e->rows);
     buf_done(&e->vectors);
     free(e);
 }
@@ -218,22 +220,35 @@ int embedding_cancel(struct worker *w, uint64_t id)
     return 0;
 }
 
-/* One vector of a text; a model that says nothing of pooling gives the mean. */
-static int embed(struct worker *w, const int32_t *ids, size_t n, float *ret)
+/* Read a chunk of the text at work. 1: it is through, and its vector was added; a model that says nothing of pooling
+ * gives the mean. */
+static int embed(struct worker *w, struct embedding *e)
 {
-    size_t width = w->model->n_embd, floats;
-    cleanup(freep) float *rows = NULL;
+    size_t start = e->done ? e->ends[e->done - 1] : 0, n = e->ends[e->done] - start, width = w->model->n_embd;
+    enum pooling pooling = w->model->pooling == POOLING_NONE ? POOLING_MEAN : w->model->pooling;
+    struct session *s = w->embed_session;
+    cleanup(freep) float *vector = NULL;
+    size_t chunk, bytes;
     int r;
 
-    if (w->model->pooling != POOLING_NONE)
-        return forward_embed(w->forward, w->embed_session, ids, n, ret);
-    rows = size_mul(&floats, n, width) ? calloc(floats, sizeof(*rows)) : NULL;
-    if (!rows)
+    if (!e->rows) {
+        session_reset(s, 0);
+        e->rows = size_mul(&bytes, n, width * sizeof(*e->rows)) ? malloc(bytes) : NULL;
+    }
+    if (!e->rows)
         return -ENOMEM;
-    r = forward_embed(w->forward, w->embed_session, ids, n, rows);
-    if (r == 0)
-        forward_pool(ret, rows, n, width, POOLING_MEAN);
-    return r;
+    chunk = MIN(n - s->n, (size_t)EMBED_ROWS);
+    r = forward_hidden(w->forward, s, e->ids.ids + start + s->n, chunk, e->rows + s->n * width);
+    if (r < 0 || s->n < n)
+        return r;
+    vector = malloc(width * sizeof(*vector));
+    if (!vector)
+        return -ENOMEM;
+    forward_pool(vector, e->rows, n, width, pooling);
+    freep(&e->rows);
+    e->rows = NULL;
+    r = buf_append(&e->vectors, vector, width * sizeof(*vector));
+    return r < 0 ? r : 1;
 }
 
 static int embedding_say(struct worker *w, struct embedding *e)
@@ -254,22 +269,21 @@ static int embedding_say(struct worker *w, struct embedding *e)
 int embedding_step(struct worker *w)
 {
     struct embedding *e = w->embeddings;
-    size_t start = e->done ? e->ends[e->done - 1] : 0, width = w->model->n_embd;
-    cleanup(freep) float *vector = calloc(width, sizeof(*vector));
     struct engine_end end = { .finish = FINISH_ERROR };
     uint64_t id = e->id;
-    int r;
+    int r = embed(w, e);
 
-    r = vector ? embed(w, e->ids.ids + start, e->ends[e->done] - start, vector) : -ENOMEM;
-    if (r == 0)
-        r = buf_append(&e->vectors, vector, width * sizeof(*vector));
+    if ((r == -ENOBUFS || r == -ENOMEM) && prefix_shrink(&w->prefix))
+        return 0;                      /* tried again in the next step */
     if (r < 0) {
         log_error("a text could not be embedded: %s", strerror(-r));
         embedding_drop(w);
         return worker_send(w, ENGINE_END, id, &end, sizeof(end));
     }
-    if (++e->done < e->n)
+    e->done += (size_t)r;
+    if (e->done < e->n)
         return 0;
+    session_reset(w->embed_session, 0);
     r = embedding_say(w, e);
     embedding_drop(w);
     return r;

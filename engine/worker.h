@@ -84,7 +84,7 @@ struct embedding {
     struct tokens ids;                /* of all texts, one after the other */
     size_t *ends;                     /* (n) where each text ends in ids */
     size_t n, done;
-    uint64_t start_usec;
+    float *rows;                      /* (tokens of the one at work, n_embd), as far as its session has read it */
     struct buf vectors;               /* the payload so far */
     struct embedding *next;
 };
@@ -154,6 +154,6 @@ int job_settle(struct worker *w, struct job *j);
 int service_tokenize(struct worker *w, const struct frame *f);
 int service_detokenize(struct worker *w, const struct frame *f);
 int service_embed(struct worker *w, const struct frame *f);    /* begins; embedding_step() goes on */
-int embedding_step(struct worker *w);                          /* one text more of the first one */
+int embedding_step(struct worker *w);                          /* a chunk more of the first one */
 int embedding_cancel(struct worker *w, uint64_t id);
 void embedding_free(struct embedding *e);
