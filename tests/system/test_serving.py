@@ -124,7 +124,7 @@ def test_client_that_leaves():
     with running("engine.sessions=1", "policy.hold_tokens=0") as (d, _):
         body = json.dumps({**LONG, "max_tokens": 480}).encode()
         gone = []
-        for _ in range(2):
+        for _ in range(8):
             s = socket.create_connection(("127.0.0.1", d.port))
             s.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
                       b"Content-Length: %d\r\n\r\n" % len(body) + body)
