@@ -89,8 +89,9 @@ const char *chat_last_user(const json_t *messages)
 /* Is it a kind of part that OpenAI's API knows, and nothing here can read? Its name, static, or NULL. */
 static const char *part_unsupported(const char *type)
 {
-    static const char *const kinds[] = {"image_url", "input_image", "image", "input_audio", "audio", "file", "input_file",
-                                        "video_url", "refusal"};
+    static const char *const kinds[] = {
+        "image_url", "input_image", "image", "input_audio", "audio", "file", "input_file", "video_url", "refusal",
+    };
 
     for (size_t i = 0; type && i < ARRAY_SIZE(kinds); i++)
         if (strcmp(type, kinds[i]) == 0)

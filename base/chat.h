@@ -5,7 +5,7 @@
  * `messages` is a JSON array in the shape of OpenAI's chat messages, already validated and normalised:
  *     {"role": "system"|"user", "content": "text", "name": "…"}
  *     {"role": "assistant", "content": "text", "tool_calls": [{"id": "…", "type": "function",
- *                                              "function": {"name": "…", "arguments": "text, JSON if the model kept to it"}}]}
+ *         "function": {"name": "…", "arguments": "a text, JSON if the model kept to it"}}]}
  *     {"role": "tool", "content": "the call's result", "tool_call_id": "…"}
  * content is always one string (text parts joined); name and tool_calls are there only when given, tool_calls never
  * empty. Nothing else is in a message: what a client's library adds ends here. */
@@ -40,7 +40,8 @@ struct chat_params {
 
 enum chat_tool_choice { CHAT_TOOL_AUTO, CHAT_TOOL_NONE, CHAT_TOOL_REQUIRED, CHAT_TOOL_NAMED };
 
-/* response_format. Strings and schema are owned, and NULL but for json_schema, where name and schema (an object) are there. */
+/* response_format. Strings and schema are owned, and NULL but for json_schema, where name and schema (an object) are
+ * there. */
 struct chat_format {
     enum chat_format_type { CHAT_FORMAT_TEXT, CHAT_FORMAT_JSON_OBJECT, CHAT_FORMAT_JSON_SCHEMA } type;
     char *name, *description;
@@ -58,9 +59,10 @@ struct chat_request {
     json_t *input;                  /* owned: of a task, instead of messages: ENGINE_EMBED's, ENGINE_TOKENIZE's or
                                        ENGINE_DETOKENIZE's payload (engine/engine.h) */
     struct chat_params params;
-    json_t *tools;                  /* owned; NULL: none, else [{"type": "function", "function": {"name": "…", "description": "…",
-                                       "parameters": {…}, "strict": true}}]: names match ^[A-Za-z0-9_-]{1,64}$ and differ;
-                                       parameters is always there, an object; description and strict when given */
+    /* Owned; NULL: none, else [{"type": "function", "function": {"name": "…", "description": "…", "parameters": {…},
+     * "strict": true}}]: names match ^[A-Za-z0-9_-]{1,64}$ and differ; parameters is always there, an object;
+     * description and strict when given. */
+    json_t *tools;
     enum chat_tool_choice tool_choice;   /* REQUIRED and NAMED only with tools */
     char *tool_name;                /* owned: of CHAT_TOOL_NAMED, one of the tools; else NULL */
     int parallel_tool_calls;        /* 0, 1; -1: not given */
@@ -81,15 +83,16 @@ size_t chat_content_bytes(const json_t *messages);
 /* The last message with role "user", or NULL; borrowed. */
 const char *chat_last_user(const json_t *messages);
 
-/* What a piece of an answer belongs to: its words, or a call: first the name, in one piece, then the arguments, the text of
- * a JSON object, in as many pieces as it takes. A call is over when another begins or words follow it. */
+/* What a piece of an answer belongs to: its words, or a call: first the name, in one piece, then the arguments, the
+ * text of a JSON object, in as many pieces as it takes. A call is over when another begins or words follow it. */
 enum answer_channel { ANSWER_TEXT, ANSWER_TOOL_NAME, ANSWER_TOOL_ARGUMENTS };
 
 /* {"messages":…, "max_tokens":…, …} with only the members that were given, OpenAI's names plus top_k, min_p and
  * repeat_penalty; and back. The engine's START payload and the base of an OpenAI-compatible upstream body. */
 json_t *chat_request_to_json(const struct chat_request *r);               /* new reference; NULL: no memory */
-/* Parse params, messages, tools and response_format strictly (ranges of struct chat_params, 1 to CHAT_MAX_MESSAGES messages,
- * known roles). Unknown members are ignored. 0, -ENOMEM, or -EINVAL with *err naming the member and what was expected.
- * Accepts max_completion_tokens as max_tokens, stop as string or array, content as a string, null beside tool_calls, or an
- * array of {"type":"text","text":…} parts; a known part of another kind (an image, sound, a file) is refused by its name. */
+/* Parse params, messages, tools and response_format strictly (ranges of struct chat_params, 1 to CHAT_MAX_MESSAGES
+ * messages, known roles). Unknown members are ignored. 0, -ENOMEM, or -EINVAL with *err naming the member and what was
+ * expected. Accepts max_completion_tokens as max_tokens, stop as string or array, content as a string, null beside
+ * tool_calls, or an array of {"type":"text","text":…} parts; a known part of another kind (an image, sound, a file) is
+ * refused by its name. */
 int chat_request_from_json(struct chat_request **ret, const json_t *body, struct err *err);

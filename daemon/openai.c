@@ -56,8 +56,8 @@ json_t *openai_usage(const struct request_result *res)
 {
     json_int_t in = res->tokens_in, out = res->tokens_out;
 
-    return json_pack("{s:I, s:I, s:I, s:{s:I}}", "prompt_tokens", in, "completion_tokens", out, "total_tokens", in + out,
-                     "prompt_tokens_details", "cached_tokens", (json_int_t)res->tokens_cached);
+    return json_pack("{s:I, s:I, s:I, s:{s:I}}", "prompt_tokens", in, "completion_tokens", out,
+                     "total_tokens", in + out, "prompt_tokens_details", "cached_tokens", (json_int_t)res->tokens_cached);
 }
 
 void openai_event(struct exchange *x, const char *name, json_t *data)

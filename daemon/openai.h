@@ -18,10 +18,10 @@ int openai_unsupported(struct exchange *x, const json_t *body, const char *const
 /* chat_request_from_json(), with the member that its fault begins with as param. */
 int openai_chat_request(struct exchange *x, const json_t *body, struct chat_request **ret, struct request_error *e);
 
-/* One event of a stream; data is taken. NULL, or no memory for it, marks the stream as lost. A name stands on a line of its
- * own before it. */
+/* One event of a stream; data is taken. NULL, or no memory for it, marks the stream as lost. A name stands on a line of
+ * its own before it. */
 void openai_event(struct exchange *x, const char *name, json_t *data);
-/* The last words of a stream: what a cloud's answer cost, as a comment, since the headers were out before it was known. */
+/* What a cloud's answer cost, as a comment at the end: the headers were out before it was known. */
 void openai_cost(struct exchange *x, const struct request_result *res);
 void openai_done(struct exchange *x);                        /* "[DONE]" */
 void openai_fail(struct exchange *x, const struct request_error *e);

@@ -190,8 +190,8 @@ static void call_end(struct exchange *x, const char *status)
     struct writing *w = x->state;
     const char *arguments = text_of(&x->arguments);
 
-    event(x, "response.function_call_arguments.done", json_pack("{s:s, s:i, s:s, s:s%}", "item_id", w->id, "output_index",
-          (int)w->index, "name", w->name, "arguments", arguments, x->arguments.len));
+    event(x, "response.function_call_arguments.done", json_pack("{s:s, s:i, s:s, s:s%}", "item_id", w->id,
+          "output_index", (int)w->index, "name", w->name, "arguments", arguments, x->arguments.len));
     item_end(x, call_json(w->id, status, w->call_id, w->name, arguments, x->arguments.len));
 }
 
@@ -220,7 +220,8 @@ static void text_delta(struct exchange *x, const struct request_delta *d)
     if (d->logprobs)
         json_array_extend(x->logprobs, d->logprobs);
     event(x, "response.output_text.delta", json_pack("{s:s, s:i, s:i, s:s%, s:o}", "item_id", w->id,
-          "output_index", (int)w->index, "content_index", 0, "delta", d->text, d->text_len, "logprobs", d->logprobs ? json_incref(d->logprobs) : json_array()));
+          "output_index", (int)w->index, "content_index", 0, "delta", d->text, d->text_len,
+          "logprobs", d->logprobs ? json_incref(d->logprobs) : json_array()));
 }
 
 static void delta(struct exchange *x, const struct request_delta *d)

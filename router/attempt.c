@@ -218,15 +218,6 @@ void answer_begin(struct request *q)
     q->sink->begin(q->arg, &m);
 }
 
-/* How many pieces may be released: a name that may go on waits until something follows it. */
-static size_t pieces_ready(const struct request *q)
-{
-    const struct piece *last = piece_last(&q->answer);
-    size_t n = q->answer.pieces.len / sizeof(*last);
-
-    return n && last->channel == ANSWER_TOOL_NAME && q->attempt.state == ATTEMPT_RUNNING ? n - 1 : n;
-}
-
 /* Tell the sink one piece, its bytes at `at`; the first text takes the log-probabilities along. */
 static void delta(struct request *q, const struct piece *p, size_t at)
 {
@@ -243,8 +234,8 @@ static void delta(struct request *q, const struct piece *p, size_t at)
 void answer_flush(struct request *q)
 {
     struct answer *a = &q->answer;
-    size_t n = pieces_ready(q), at = 0;
     const struct piece *p = (const struct piece *)a->pieces.data;
+    size_t n = a->pieces.len / sizeof(*p), at = 0;
 
     if (q->rows_pending || (!n && !a->logprobs))
         return;

@@ -213,24 +213,32 @@ Test(chat, refused)
 /* What is given of tools and formats, as it is read and written back. */
 Test(chat, tools_and_formats)
 {
-    static const struct { const char *given, *read; enum chat_tool_choice choice; enum chat_format_type format; } ok[] = {
-        {"\"tools\":null,\"tool_choice\":\"none\",\"parallel_tool_calls\":false,\"response_format\":{\"type\":\"text\"}",
+    static const struct {
+        const char *given, *read;
+        enum chat_tool_choice choice;
+        enum chat_format_type format;
+    } ok[] = {
+        {"\"tools\":null,\"tool_choice\":\"none\",\"parallel_tool_calls\":false,"
+         "\"response_format\":{\"type\":\"text\"}",
          "{" HELLO "}", CHAT_TOOL_NONE, CHAT_FORMAT_TEXT},
         {"\"tools\":[]", "{" HELLO "}", CHAT_TOOL_AUTO, CHAT_FORMAT_TEXT},
         {"\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"extra\":1,\"strict\":null}}],"
          "\"tool_choice\":\"auto\"",
          "{" HELLO ",\"tools\":[" TOOL("f", "{\"properties\":{},\"type\":\"object\"}") "]}",
          CHAT_TOOL_AUTO, CHAT_FORMAT_TEXT},
-        {"\"parallel_tool_calls\":false,\"tool_choice\":" NAMED("g") ",\"tools\":[" TOOL("f", "{}") "," TOOL("g", "{}") "]",
+        {"\"parallel_tool_calls\":false,\"tool_choice\":" NAMED("g") ","
+         "\"tools\":[" TOOL("f", "{}") "," TOOL("g", "{}") "]",
          "{" HELLO ",\"parallel_tool_calls\":false,\"tool_choice\":" NAMED("g") ",\"tools\":[" TOOL("f", "{}") ","
          TOOL("g", "{}") "]}", CHAT_TOOL_NAMED, CHAT_FORMAT_TEXT},
-        {"\"tool_choice\":\"required\",\"tools\":[" TOOL("f", "{\"a\":[1.5,null]},\"strict\":true,\"description\":\"d\"") "]",
+        {"\"tool_choice\":\"required\",\"tools\":[" TOOL("f", "{\"a\":[1.5,null]},\"strict\":true,"
+         "\"description\":\"d\"") "]",
          "{" HELLO ",\"tool_choice\":\"required\",\"tools\":[{\"function\":{\"description\":\"d\",\"name\":\"f\","
          "\"parameters\":{\"a\":[1.5,null]},\"strict\":true},\"type\":\"function\"}]}",
          CHAT_TOOL_REQUIRED, CHAT_FORMAT_TEXT},
         {"\"response_format\":{\"type\":\"json_object\",\"x\":1}",
          "{" HELLO ",\"response_format\":{\"type\":\"json_object\"}}", CHAT_TOOL_AUTO, CHAT_FORMAT_JSON_OBJECT},
-        {"\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"name\":\"n\",\"schema\":{\"type\":\"object\"},"
+        {"\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"name\":\"n\","
+         "\"schema\":{\"type\":\"object\"},"
          "\"description\":\"d\"}}",
          "{" HELLO ",\"response_format\":{\"json_schema\":{\"description\":\"d\",\"name\":\"n\","
          "\"schema\":{\"type\":\"object\"},\"strict\":false},\"type\":\"json_schema\"}}",

@@ -1,6 +1,8 @@
 // What the AI SDK does with any provider. Not a client by itself.
 import assert from "node:assert/strict";
-import { APICallError, embedMany, generateObject, generateText, stepCountIs, streamObject, streamText, tool as aiTool } from "ai";
+import {
+  APICallError, embedMany, generateObject, generateText, stepCountIs, streamObject, streamText, tool as aiTool,
+} from "ai";
 import { z } from "zod";
 import { cities, isCity, isReport, question, refused, result, tool } from "./suite.mjs";
 

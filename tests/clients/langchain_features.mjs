@@ -14,7 +14,8 @@ export const features = (more) => ({
   async chat(route) {
     const r = await model(route, more).invoke(question);
     assert.ok(r.text.length > 0);
-    const long = await model(route, more).invoke([["system", "Answer in English."], ["human", "hello"], ["ai", "hello"], ["human", question]]);
+    const long = await model(route, more).invoke(
+      [["system", "Answer in English."], ["human", "hello"], ["ai", "hello"], ["human", question]]);
     assert.ok(long.text.length > 0);
   },
   async stream(route) {

@@ -3,8 +3,7 @@
 // both routes and prints a JSON line each:
 //     {"client":"ollama","version":"0.6.4","route":"local","feature":"chat","ok":true,"ms":12}
 // tests/system/test_clients.py collects the lines of all files and table.py, which has the list of features, makes
-// docs/compatibility.md of them. A feature that a file does not have is not in that client's API; one that answers
-// false is not on that route.
+// docs/compatibility.md of them. A feature that a file does not have is not in that client's API.
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 
@@ -29,7 +28,8 @@ export const routes = [route("local", "tern-nano"), route("cloud", "main")];
 export const question = "what is the capital of france";
 export const cities = ["Paris", "Rome"];
 export const city = {
-  type: "object", properties: { city: { type: "string", enum: cities } }, required: ["city"], additionalProperties: false,
+  type: "object", properties: { city: { type: "string", enum: cities } }, required: ["city"],
+  additionalProperties: false,
 };
 export const tool = { name: "weather", description: "The weather in a city.", parameters: city };
 export const result = "21 degrees";

@@ -106,7 +106,8 @@ static void request_step(evutil_socket_t fd, short what, void *arg)
     unsigned step = q->step++, n_pieces = script_is(q, "flow") ? FLOW_PIECES : 2;
     static const float vectors[] = {0.6f, 0.8f, 1, 0};
     static const int32_t tokens[] = {7, 2045, 0, 1, 5};
-    struct request_result res = {.finish = script_is(q, "call") ? "tool_calls" : script_is(q, "long") ? "length" : "stop",
+    struct request_result res = {.finish = script_is(q, "call") ? "tool_calls" : script_is(q,
+        "long") ? "length" : "stop",
                                  .tokens_cached = 3, .vectors = vectors, .n_vectors = 2, .width = 2, .tokens = tokens,
                                  .stop = q->chat->params.n_stop ? q->chat->params.stop[0] : NULL, .prefill_usec = 7,
                                  .decode_usec = 8, .tokens_in = 5, .tokens_out = 2, .confidence = m.confidence,

@@ -34,7 +34,8 @@ Test(openai, whole_answer)
                      "\"choices\":[{\"index\":0,\"message\":"
                      "{\"role\":\"assistant\",\"content\":\"Hel\\\"l\\no ✓\",\"refusal\":null},"
                      "\"logprobs\":null,\"finish_reason\":\"stop\"}],"
-                     "\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":2,\"total_tokens\":7,\"prompt_tokens_details\":{\"cached_tokens\":3}}}");
+                     "\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":2,\"total_tokens\":7,"
+                     "\"prompt_tokens_details\":{\"cached_tokens\":3}}}");
     cr_expect_str_eq(header_of(answer, "Content-Type"), "application/json");
     cr_expect_str_eq(header_of(answer, "x-request-id"), FAKE_ID);
     cr_expect_str_eq(header_of(answer, "x-tern-decision-id"), FAKE_ID);
@@ -106,7 +107,8 @@ Test(openai, calls_whole)
 {
     char *answer;
 
-    cr_assert_eq(chat("", WITH("\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"look\"}}]", "calls"), &answer), 200);
+    cr_assert_eq(chat("", WITH("\"tools\":[{\"type\":\"function\","
+        "\"function\":{\"name\":\"look\"}}]", "calls"), &answer), 200);
     cr_expect_str_eq(body_of(answer), FRONT("chat.completion") LOCAL
                      "\"choices\":[{\"index\":0,\"message\":"
                      "{\"role\":\"assistant\",\"content\":\"Wait.\",\"refusal\":null,\"tool_calls\":[{" CALL_A
@@ -130,9 +132,11 @@ Test(openai, calls_streamed)
                      CHUNK(LOCAL, ROLE, "null", "null", "")
                      CHUNK(LOCAL, "{\"content\":\"Wait.\"}", "null", "null", "")
                      CHUNK(LOCAL, "{\"tool_calls\":[{\"index\":0," CALL_A "\"arguments\":\"\"}}]}", "null", "null", "")
-                     CHUNK(LOCAL, "{\"tool_calls\":[{\"index\":0,\"function\":{\"arguments\":\"{\\\"at\\\":\"}}]}", "null",
+                     CHUNK(LOCAL, "{\"tool_calls\":[{\"index\":0,"
+                         "\"function\":{\"arguments\":\"{\\\"at\\\":\"}}]}", "null",
                            "null", "")
-                     CHUNK(LOCAL, "{\"tool_calls\":[{\"index\":0,\"function\":{\"arguments\":\"\\\"sky\\\"}\"}}]}", "null",
+                     CHUNK(LOCAL, "{\"tool_calls\":[{\"index\":0,"
+                         "\"function\":{\"arguments\":\"\\\"sky\\\"}\"}}]}", "null",
                            "null", "")
                      CHUNK(LOCAL, "{\"tool_calls\":[{\"index\":1," CALL_B "]}", "null", "null", "")
                      CHUNK(LOCAL, "{}", "null", "\"tool_calls\"", "")
@@ -151,7 +155,8 @@ Test(openai, stream_with_usage_and_logprobs)
                      CHUNK(LOCAL, "{\"content\":\"o ✓\"}", PROBS, "null", ",\"usage\":null")
                      CHUNK(LOCAL, "{}", "null", "\"stop\"", ",\"usage\":null")
                      "data: " FRONT("chat.completion.chunk") LOCAL "\"choices\":[],"
-                     "\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":2,\"total_tokens\":7,\"prompt_tokens_details\":{\"cached_tokens\":3}}}\n\n"
+                     "\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":2,\"total_tokens\":7,"
+                     "\"prompt_tokens_details\":{\"cached_tokens\":3}}}\n\n"
                      "data: [DONE]\n\n");
 }
 
@@ -255,7 +260,8 @@ static const struct { const char *body, *param, *code; } refused[] = {
     {WITH("\"functions\":[{\"name\":\"f\"}]", "hi"), "functions", "unsupported_parameter"},
     {WITH("\"tool_choice\":\"required\"", "hi"), "tool_choice", "invalid_value"},
     {WITH("\"tool_choice\":{\"type\":\"function\"}", "hi"), "tool_choice", "invalid_value"},
-    {WITH("\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{}}", "hi"), "response_format.json_schema.name",
+    {WITH("\"response_format\":{\"type\":\"json_schema\","
+     "\"json_schema\":{}}", "hi"), "response_format.json_schema.name",
      "invalid_value"},
     {WITH("\"response_format\":\"text\"", "hi"), "response_format.type", "invalid_value"},
     {WITH("\"logit_bias\":{\"5\":1}", "hi"), "logit_bias", "unsupported_parameter"},

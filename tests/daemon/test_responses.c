@@ -1,4 +1,5 @@
-/* OpenAI's Responses as its clients see it: what a request becomes, whole answers, every event of a stream, refusals. */
+/* OpenAI's Responses as its clients see it: what a request becomes, whole answers, every event of a stream,
+    refusals. */
 #include <criterion/criterion.h>
 #include <string.h>
 #include "tests/daemon/fake.h"
@@ -16,27 +17,39 @@ TestSuite(responses, .init = start, .fini = fake_stop, .timeout = 60);
 #define TOOL_READ \
     "{'type':'function','function':{'name':'look','description':'d','parameters':{'type':'object'},'strict':true}}"
 #define CALL(id) "{'id':'" id "','type':'function','function':{'name':'look','arguments':'{}'}}"
-#define CALL_ITEM(id) "{'type':'function_call','id':'fc_1','status':'completed','call_id':'" id "','name':'look','arguments':'{}'}"
+#define CALL_ITEM(id) "{'type':'function_call','id':'fc_1','status':'completed','call_id':'" id "','name':'look'," \
+    "'arguments':'{}'}"
 
 static const struct { const char *what, *sent, *chat; } requests[] = {
     {"a string", "{'input':'hi'}", "{'messages':[" HI "]}"},
     {"parameters", "{'model':'auto','input':'hi','instructions':'be brief','max_output_tokens':9,'temperature':0.5,"
-     "'top_p':0.25,'stream':true,'store':false,'metadata':{'a':'b'},'truncation':'disabled','previous_response_id':null,"
-     "'include':['reasoning.encrypted_content','message.output_text.logprobs'],'top_logprobs':2,'reasoning':{'effort':'low'}}",
+     "'top_p':0.25,'stream':true,'store':false,'metadata':{'a':'b'},'truncation':'disabled',"
+     "'previous_response_id':null,"
+     "'include':['reasoning.encrypted_content','message.output_text.logprobs'],'top_logprobs':2,"
+     "'reasoning':{'effort':'low'}}",
      "{'model':'auto','max_tokens':9,'temperature':0.5,'top_p':0.25,'stream':true,'logprobs':true,'top_logprobs':2,"
      "'messages':[{'role':'system','content':'be brief'}," HI "]}"},
-    {"items", "{'input':[{'role':'developer','content':'s'},{'type':'message','role':'user','content':[{'type':'input_text',"
-     "'text':'a'},{'type':'input_text','text':'b'}]},{'type':'reasoning','id':'r','summary':[]},{'type':'message','id':'m',"
-     "'status':'completed','role':'assistant','content':[{'type':'output_text','text':'c','annotations':[]},{'type':'refusal',"
+    {"items", "{'input':[{'role':'developer','content':'s'},{'type':'message','role':'user',"
+     "'content':[{'type':'input_text',"
+     "'text':'a'},{'type':'input_text','text':'b'}]},{'type':'reasoning','id':'r','summary':[]},{'type':'message',"
+     "'id':'m',"
+     "'status':'completed','role':'assistant','content':[{'type':'output_text','text':'c','annotations':[]},"
+     "{'type':'refusal',"
      "'refusal':'d'}]}," HI "]}",
-     "{'messages':[{'role':'system','content':'s'},{'role':'user','content':'ab'},{'role':'assistant','content':'cd'}," HI "]}"},
-    {"calls and results", "{'input':[" HI ",{'role':'assistant','content':'so'}," CALL_ITEM("c1") "," CALL_ITEM("c2") ","
-     "{'type':'function_call_output','call_id':'c2','output':'two'},{'type':'function_call_output','call_id':'c1','output':"
-     "[{'type':'input_text','text':'one'}]}," CALL_ITEM("c3") ",{'type':'function_call_output','call_id':'c3','output':''}]}",
+     "{'messages':[{'role':'system','content':'s'},{'role':'user','content':'ab'},{'role':'assistant',"
+     "'content':'cd'}," HI "]}"},
+    {"calls and results", "{'input':[" HI ",{'role':'assistant',"
+     "'content':'so'}," CALL_ITEM("c1") "," CALL_ITEM("c2") ","
+     "{'type':'function_call_output','call_id':'c2','output':'two'},{'type':'function_call_output','call_id':'c1',"
+     "'output':"
+     "[{'type':'input_text','text':'one'}]}," CALL_ITEM("c3") ",{'type':'function_call_output','call_id':'c3',"
+     "'output':''}]}",
      "{'messages':[" HI ",{'role':'assistant','content':'so','tool_calls':[" CALL("c1") "," CALL("c2") "]},"
      "{'role':'tool','tool_call_id':'c2','content':'two'},{'role':'tool','tool_call_id':'c1','content':'one'},"
-     "{'role':'assistant','content':'','tool_calls':[" CALL("c3") "]},{'role':'tool','tool_call_id':'c3','content':''}]}"},
-    {"tools", "{'input':'hi','tools':[" TOOL "],'tool_choice':{'type':'function','name':'look'},'parallel_tool_calls':false}",
+     "{'role':'assistant','content':'','tool_calls':[" CALL("c3") "]},{'role':'tool','tool_call_id':'c3',"
+     "'content':''}]}"},
+    {"tools", "{'input':'hi','tools':[" TOOL "],'tool_choice':{'type':'function','name':'look'},"
+     "'parallel_tool_calls':false}",
      "{'messages':[" HI "],'tools':[" TOOL_READ "],'tool_choice':{'type':'function','function':{'name':'look'}},"
      "'parallel_tool_calls':false}"},
     {"a word", "{'input':'hi','tools':[" TOOL "],'tool_choice':'required'}",
@@ -84,7 +97,8 @@ static const struct { const char *body, *param, *code; } refused[] = {
     {"{'input':'x','tools':{}}", "tools", "invalid_value"},
     {"{'input':'x','tools':[{'type':'web_search'}]}", "tools[0].type", "invalid_value"},
     {"{'input':'x','tool_choice':'required'}", "tool_choice", "invalid_value"},
-    {"{'input':'x','tools':[" TOOL "],'tool_choice':{'type':'function','name':'other'}}", "tool_choice.name", "invalid_value"},
+    {"{'input':'x','tools':[" TOOL "],'tool_choice':{'type':'function',"
+     "'name':'other'}}", "tool_choice.name", "invalid_value"},
     {"{'input':'x','text':5}", "text", "invalid_value"},
     {"{'input':'x','text':{'format':{'type':'grammar'}}}", "text.format.type", "invalid_value"},
     {"{'input':'x','text':{'format':{'type':'json_schema','name':'n'}}}", "text.format.schema", "invalid_value"},
@@ -121,7 +135,8 @@ Test(responses, refused_by_name)
 #define PART(text, probs) "{'type':'output_text','text':'" text "','annotations':[],'logprobs':[" probs "]}"
 #define MESSAGE(at, status, parts) \
     "{'id':'msg_" FAKE_ID "_" at "','type':'message','status':'" status "','role':'assistant','content':[" parts "]}"
-#define CALLED(at, status, id, name, arguments) "{'id':'fc_" FAKE_ID "_" at "','type':'function_call','status':'" status \
+#define CALLED(at, status, id, name, arguments) "{'id':'fc_" FAKE_ID "_" at "','type':'function_call'," \
+    "'status':'" status \
     "','call_id':'" id "','name':'" name "','arguments':'" arguments "'}"
 #define PROB "{'token':'t','logprob':-0.5,'bytes':[116],'top_logprobs':[]}"
 /* Quotes inside a JSON text: json_of() makes double ones of single ones. */
@@ -143,7 +158,8 @@ Test(responses, whole_answers)
           RESPONSE("completed", "null", MESSAGE("0", "completed", PART(HELLO, PROB "," PROB)), USAGE));
     whole("{'input':'long'}", RESPONSE("incomplete", "{'reason':'max_output_tokens'}",
                                        MESSAGE("0", "incomplete", PART(HELLO, "")), USAGE));
-    whole("{'input':'call'}", RESPONSE("completed", "null", CALLED("0", "completed", "call_a", "look", ARGUMENTS), USAGE));
+    whole("{'input':'call'}", RESPONSE("completed", "null", CALLED("0", "completed", "call_a", "look", ARGUMENTS),
+        USAGE));
     whole("{'input':'calls'}", RESPONSE("completed", "null", MESSAGE("0", "completed", PART("Wait.", "")) ","
                                         CALLED("1", "completed", "call_a", "look", ARGUMENTS) ","
                                         CALLED("2", "completed", "call_b", "stop", ""), USAGE));
@@ -207,9 +223,11 @@ Test(responses, streams)
              "[" BEGUN TEXT_BEGUN("0") TEXT("0", "Hel\\'l\\n", PROB) TEXT("0", "o ✓", PROB)
              TEXT_DONE("0", "completed", HELLO, PROB "," PROB) "{'type':'response.completed','response':"
              RESPONSE("completed", "null", MESSAGE("0", "completed", PART(HELLO, PROB "," PROB)), USAGE) "}]");
-    streamed("{'input':'long','stream':true}", "[" BEGUN TEXT_BEGUN("0") TEXT("0", "Hel\\'l\\n", "") TEXT("0", "o ✓", "")
+    streamed("{'input':'long','stream':true}", "[" BEGUN TEXT_BEGUN("0") TEXT("0", "Hel\\'l\\n", "") TEXT("0", "o "
+        "✓", "")
              TEXT_DONE("0", "incomplete", HELLO, "") "{'type':'response.incomplete','response':"
-             RESPONSE("incomplete", "{'reason':'max_output_tokens'}", MESSAGE("0", "incomplete", PART(HELLO, "")), USAGE) "}]");
+             RESPONSE("incomplete", "{'reason':'max_output_tokens'}", MESSAGE("0", "incomplete", PART(HELLO, "")),
+             USAGE) "}]");
     streamed("{'input':'calls','stream':true}", "[" BEGUN TEXT_BEGUN("0") TEXT("0", "Wait.", "")
              TEXT_DONE("0", "completed", "Wait.", "") CALL_BEGUN("1", "call_a", "look") ARGUMENT("1", "{\\'at\\':")
              ARGUMENT("1", "\\'sky\\'}") CALL_DONE("1", "call_a", "look", ARGUMENTS) CALL_BEGUN("2", "call_b", "stop")

@@ -21,7 +21,8 @@ static const struct { const char *path, *sent, *task; enum chat_task kind; } req
     {EMBED, "{'input':[[1,2],'hi'],'encoding_format':'float','user':'u'}", "{'input':[[1,2],'hi']}", CHAT_EMBED},
     {"/tokenize", "{'content':'hi'}", "{'text':'hi','add_special':false}", CHAT_TOKENIZE},
     {"/tokenize", "{'prompt':'hi'}", "{'text':'hi','add_special':true}", CHAT_TOKENIZE},
-    {"/tokenize", "{'content':'hi','add_special':true,'with_pieces':false}", "{'text':'hi','add_special':true}", CHAT_TOKENIZE},
+    {"/tokenize", "{'content':'hi','add_special':true,'with_pieces':false}", "{'text':'hi',"
+     "'add_special':true}", CHAT_TOKENIZE},
     {"/tokenize", "{'prompt':'hi','add_special_tokens':false}", "{'text':'hi','add_special':false}", CHAT_TOKENIZE},
     {"/tokenize", HI ",'stream':true}", HI "}", CHAT_TOKENIZE},
     {"/detokenize", "{'tokens':[5,7]}", "{'tokens':[5,7]}", CHAT_DETOKENIZE},
@@ -73,8 +74,8 @@ Test(tasks, refused_by_name)
 
         cr_expect_eq(post(refused[i].path, refused[i].body, &answer), 400, "%s", refused[i].body);
         j = json_loads(body_of(answer), 0, NULL);
-        cr_expect_str_eq(json_string_value(json_object_get(json_object_get(j, "error"), "param")), refused[i].param, "%s",
-                         answer);
+        cr_expect_str_eq(json_string_value(json_object_get(json_object_get(j, "error"), "param")), refused[i].param,
+                         "%s", answer);
     }
     cr_expect_eq(fake.started, 0);
 }
@@ -88,12 +89,14 @@ static void whole(const char *path, const char *body, const char *wanted)
 }
 
 #define EMBEDDING(at, vector) "{'object':'embedding','index':" at ",'embedding':" vector "}"
-#define LIST(data) "{'object':'list','data':[" data "],'model':'tern-nano','usage':{'prompt_tokens':5,'total_tokens':5}}"
+#define LIST(data) "{'object':'list','data':[" data "],'model':'tern-nano','usage':{'prompt_tokens':5," \
+    "'total_tokens':5}}"
 
 Test(tasks, answers)
 {
     whole(TEXT, "{'prompt':'hi'}", "{'id':'cmpl-" FAKE_ID "','object':'text_completion','created':1700000000,"
-          "'model':'tern-nano','system_fingerprint':'tern-" TERN_VERSION "','choices':[{'text':'Hel\\'l\\no ✓','index':0,"
+          "'model':'tern-nano','system_fingerprint':'tern-" TERN_VERSION "','choices':[{'text':'Hel\\'l\\no ✓',"
+          "'index':0,"
           "'logprobs':null,'finish_reason':'stop'}],'usage':{'prompt_tokens':5,'completion_tokens':2,'total_tokens':7,"
           "'prompt_tokens_details':{'cached_tokens':3}}}");
     whole(EMBED, "{'input':['a','b'],'encoding_format':'base64'}",
@@ -104,8 +107,10 @@ Test(tasks, answers)
     whole("/detokenize", "{'tokens':[7]}", "{'content':'Hel\\'l\\no ✓','prompt':'Hel\\'l\\no ✓'}");
 }
 
-#define CHUNK(text, finish, usage) "data: {\"id\":\"cmpl-" FAKE_ID "\",\"object\":\"text_completion\",\"created\":1700000000," \
-    "\"model\":\"tern-nano\",\"system_fingerprint\":\"tern-" TERN_VERSION "\",\"choices\":[{\"text\":\"" text "\",\"index\":0," \
+#define CHUNK(text, finish, usage) "data: {\"id\":\"cmpl-" FAKE_ID "\",\"object\":\"text_completion\"," \
+    "\"created\":1700000000," \
+    "\"model\":\"tern-nano\",\"system_fingerprint\":\"tern-" TERN_VERSION "\",\"choices\":[{\"text\":\"" text "\"," \
+    "\"index\":0," \
     "\"logprobs\":null,\"finish_reason\":" finish "}]" usage "}\n\n"
 
 Test(tasks, stream_of_text)
@@ -113,6 +118,7 @@ Test(tasks, stream_of_text)
     cleanup(freep) char *answer = NULL;
 
     cr_assert_eq(post(TEXT, "{'prompt':'hi','stream':true}", &answer), 200);
-    cr_expect_str_eq(dechunk(answer), CHUNK("Hel\\\"l\\n", "null", "") CHUNK("o ✓", "null", "") CHUNK("", "\"stop\"", "")
+    cr_expect_str_eq(dechunk(answer), CHUNK("Hel\\\"l\\n", "null", "") CHUNK("o "
+        "✓", "null", "") CHUNK("", "\"stop\"", "")
                      "data: [DONE]\n\n");
 }

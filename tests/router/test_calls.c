@@ -25,14 +25,16 @@ static void end(void)
 #define SAYS(delta) "{\"choices\":[{\"index\":0,\"delta\":{" delta "},\"finish_reason\":null}]}"
 #define CALL(rest) SAYS("\"tool_calls\":[{" rest "}]")
 #define BEGIN(index, id, name, arguments) \
-    CALL("\"index\":" index ",\"id\":\"" id "\",\"type\":\"function\",\"function\":{\"name\":\"" name "\",\"arguments\":\"" arguments "\"}")
+    CALL("\"index\":" index ",\"id\":\"" id "\",\"type\":\"function\",\"function\":{\"name\":\"" name "\"," \
+        "\"arguments\":\"" arguments "\"}")
 #define MORE(index, arguments) CALL("\"index\":" index ",\"function\":{\"arguments\":\"" arguments "\"}")
 #define FINISH(reason) "{\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"" reason "\"}]}"
 #define END FINISH("tool_calls")
 
 static const struct { const char *what, *text, *finish; const char *const said[8]; } clouds[] = {
     {"as OpenAI does", "Wait.[look a]{1}[stop b]", "tool_calls",
-     {SAYS("\"role\":\"assistant\",\"content\":\"Wait.\""), BEGIN("0", "a", "look", ""), MORE("0", "{1"), MORE("0", "}"),
+     {SAYS("\"role\":\"assistant\",\"content\":\"Wait.\""), BEGIN("0", "a", "look", ""), MORE("0", "{1"), MORE("0",
+         "}"),
       BEGIN("1", "b", "stop", ""), END}},
     {"whole calls in one chunk each, all of index 0", "[look a]{1}[look b]{2}", "tool_calls",
      {BEGIN("0", "a", "look", "{1}"), BEGIN("0", "b", "look", "{2}"), FINISH("stop")}},
@@ -42,18 +44,23 @@ static const struct { const char *what, *text, *finish; const char *const said[8
     {"id and name again in every chunk", "[look a]{1}", "tool_calls",
      {BEGIN("0", "a", "look", "{"), BEGIN("0", "a", "look", "1}"), END}},
     {"no ids", "[look new]{1}[look new]", "tool_calls",
-     {CALL("\"function\":{\"name\":\"look\",\"arguments\":\"{1}\"}"), CALL("\"id\":\"\",\"function\":{\"name\":\"look\"}"), END}},
-    {"words after a call", "[look a]{1}so", "tool_calls", {BEGIN("0", "a", "look", "{1}"), SAYS("\"content\":\"so\""), END}},
+     {CALL("\"function\":{\"name\":\"look\",\"arguments\":\"{1}\"}"), CALL("\"id\":\"\","
+      "\"function\":{\"name\":\"look\"}"), END}},
+    {"words after a call", "[look a]{1}so", "tool_calls", {BEGIN("0", "a", "look", "{1}"),
+        SAYS("\"content\":\"so\""), END}},
     {"whole", "Wait.[look a]{1}[stop b]", "tool_calls",
-     {"{\"choices\":[{\"message\":{\"content\":\"Wait.\",\"tool_calls\":[{\"id\":\"a\",\"type\":\"function\",\"function\":"
+     {"{\"choices\":[{\"message\":{\"content\":\"Wait.\",\"tool_calls\":[{\"id\":\"a\",\"type\":\"function\","
+      "\"function\":"
       "{\"name\":\"look\",\"arguments\":\"{1}\"}},{\"id\":\"b\",\"type\":\"function\",\"function\":{\"name\":\"stop\","
       "\"arguments\":\"\"}}]},\"finish_reason\":\"tool_calls\"}]}"}},
     {"cut by length", "[look a]{", "tool_calls", {BEGIN("0", "a", "look", "{"), FINISH("stop")}},
-    {"a refusal", "I will not.", "content_filter", {SAYS("\"content\":null,\"refusal\":\"I will not.\""), FINISH("content_filter")}},
+    {"a refusal", "I will not.", "content_filter", {SAYS("\"content\":null,\"refusal\":\"I will "
+     "not.\""), FINISH("content_filter")}},
     {"arguments without a call", NULL, NULL, {MORE("0", "{")}},
     {"a call without a name", NULL, NULL, {CALL("\"index\":0,\"id\":\"a\",\"function\":{\"arguments\":\"{\"}")}},
     {"back to an earlier call", NULL, NULL, {BEGIN("0", "a", "look", ""), BEGIN("1", "b", "stop", ""), MORE("0", "{")}},
-    {"arguments as an object", NULL, NULL, {CALL("\"index\":0,\"id\":\"a\",\"function\":{\"name\":\"f\",\"arguments\":{}}")}},
+    {"arguments as an object", NULL, NULL, {CALL("\"index\":0,\"id\":\"a\",\"function\":{\"name\":\"f\","
+     "\"arguments\":{}}")}},
     {"calls as an object", NULL, NULL, {SAYS("\"tool_calls\":{}")}},
 };
 
@@ -91,8 +98,10 @@ Test(calls, from_the_engine)
     world_init(&w, NULL);
     w.engine_play.call = true;
     for (int stream = 0; stream < 2; stream++) {
-        ask(&(struct ask_for) {.body = stream ? "{\"model\":\"local\",\"stream\":true," TOOLS ",\"messages\":[{\"role\":\"user\","
-                               "\"content\":\"hi\"}]}" : "{\"model\":\"local\"," TOOLS ",\"messages\":[{\"role\":\"user\","
+        ask(&(struct ask_for) {.body = stream ? "{\"model\":\"local\",\"stream\":true," TOOLS ","
+            "\"messages\":[{\"role\":\"user\","
+                               "\"content\":\"hi\"}]}" : "{\"model\":\"local\"," TOOLS ","
+                               "\"messages\":[{\"role\":\"user\","
                                "\"content\":\"hi\"}]}"});
         cr_expect_eq(c.route, ROUTE_LOCAL);
         cr_expect_str_eq((char *)c.text.data, "[l new]lllll", "%s", (char *)c.text.data);
@@ -123,15 +132,20 @@ Test(calls, beyond_the_local_model)
 /* A call that one tier made and the result of it, as the other tier is told of them. */
 Test(calls, back_to_a_cloud)
 {
-    static const char wanted[] = "[{\"content\":\"hi\",\"role\":\"user\"},{\"content\":null,\"role\":\"assistant\",\"tool_calls\":"
-        "[{\"function\":{\"arguments\":\"{}\",\"name\":\"l\"},\"id\":\"a\",\"type\":\"function\"}]},{\"content\":\"42\","
+    static const char wanted[] = "[{\"content\":\"hi\",\"role\":\"user\"},{\"content\":null,"
+        "\"role\":\"assistant\",\"tool_calls\":"
+        "[{\"function\":{\"arguments\":\"{}\",\"name\":\"l\"},\"id\":\"a\",\"type\":\"function\"}]},"
+        "{\"content\":\"42\","
         "\"role\":\"tool\",\"tool_call_id\":\"a\"}]";
     cleanup(freep) char *messages = NULL;
 
     world_init(&w, NULL);
-    ask(&(struct ask_for) {.body = "{\"model\":\"acme\"," TOOLS ",\"tool_choice\":\"required\",\"parallel_tool_calls\":false,"
-        "\"messages\":[{\"role\":\"user\",\"content\":\"hi\"},{\"role\":\"assistant\",\"content\":null,\"refusal\":null,"
-        "\"tool_calls\":[{\"id\":\"a\",\"type\":\"function\",\"index\":0,\"function\":{\"name\":\"l\",\"arguments\":\"{}\"}}]},"
+    ask(&(struct ask_for) {.body = "{\"model\":\"acme\"," TOOLS ",\"tool_choice\":\"required\","
+        "\"parallel_tool_calls\":false,"
+        "\"messages\":[{\"role\":\"user\",\"content\":\"hi\"},{\"role\":\"assistant\",\"content\":null,"
+        "\"refusal\":null,"
+        "\"tool_calls\":[{\"id\":\"a\",\"type\":\"function\",\"index\":0,\"function\":{\"name\":\"l\","
+        "\"arguments\":\"{}\"}}]},"
         "{\"role\":\"tool\",\"tool_call_id\":\"a\",\"content\":\"42\"}]}"});
     messages = json_canonical(json_object_get(w.last_body, "messages"));
     cr_expect_str_eq(messages, wanted, "%s", messages);

@@ -74,7 +74,7 @@ struct client {
     unsigned n_begin, n_delta, n_end, n_fail;
     unsigned cancel_at, pause_at;             /* leave, or pause, at this delta */
     bool left;
-    struct buf text;                          /* a call's name as "[name id]", or "[name new]" with an id of our making */
+    struct buf text;                          /* a call's name as "[name id]", or "[name new]" of our making */
     size_t n_logprobs;
     enum route route;
     bool degraded;

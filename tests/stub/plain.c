@@ -131,6 +131,7 @@ char *plain_text(const json_t *body, const char *text)
         return strdup(text);
     json_array_foreach(messages, i, m)
         if (strcmp(role_of(m), "tool") == 0)
-            buf_printf(&said, "%s%s", said.len ? " " : "The tools said: ", json_string_value(json_object_get(m, "content")));
+            buf_printf(&said, "%s%s", said.len ? " " : "The tools said: ",
+                       json_string_value(json_object_get(m, "content")));
     return buf_take(&said);
 }

@@ -23,8 +23,8 @@ def installed():
     with open(os.path.join(there, "package-lock.json")) as f:
         wanted = f.read()
     if not os.path.exists(stamp) or open(stamp).read() != wanted:
-        subprocess.run(["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"], cwd=there, check=True,
-                       timeout=500)
+        subprocess.run(["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"], cwd=there,
+                       check=True, timeout=500)
         with open(stamp, "w") as f:
             f.write(wanted)
     return there
@@ -45,7 +45,8 @@ def test_every_client_on_both_routes():
     there = installed()
     if os.path.exists(LINES):
         os.unlink(LINES)
-    clients = sorted(n for n in os.listdir(SOURCES) if n.endswith(".mjs") and not n.endswith(("suite.mjs", "_features.mjs")))
+    clients = sorted(n for n in os.listdir(SOURCES)
+                     if n.endswith(".mjs") and not n.endswith(("suite.mjs", "_features.mjs")))
     # The same stand-in three times: "main" in OpenAI's dialect, "claude" in Anthropic's, "broken" fails in mid-stream. A
     # daemon for each client, since a broken cloud is soon left alone.
     with tempfile.TemporaryDirectory() as directory, contextlib.closing(Stub(directory)) as stub:
