@@ -11,7 +11,7 @@
 struct numbers { size_t n, v[BENCH_LIST]; };
 
 struct bench_options {
-    const char *path;
+    const char *path, *cache;   /* cache: the directory that keeps repacked weights, NULL: none */
     struct numbers prompts, depths, batches, threads;
     size_t n_tokens, n_runs, chunk;
     enum kv_type kv;

@@ -16,6 +16,7 @@ struct run {
     const struct bench_options *options;
     struct bandwidth *bandwidth;
     struct model *model;
+    int cache_fd;                       /* -1: weights are not kept on disk */
     struct pool *pool;
     struct forward *forward;
     struct sampler *sampler;
@@ -49,13 +50,15 @@ static int32_t token_at(const struct run *r, size_t i)
 
 /* ---- loading ----------------------------------------------------------------------------------------------------- */
 
-/* Ask the kernel to forget what it holds of the file. */
-static void make_cold(const char *path)
+/* Ask the kernel to forget what it holds of the files. */
+static void make_cold(const struct run *r)
 {
-    cleanup(closep) int fd = open(path, O_RDONLY | O_CLOEXEC);
+    cleanup(closep) int fd = open(r->options->path, O_RDONLY | O_CLOEXEC);
 
     if (fd >= 0)
         posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+    if (r->cache_fd >= 0)
+        posix_fadvise(r->cache_fd, 0, 0, POSIX_FADV_DONTNEED);
 }
 
 static void unload(struct run *r)
@@ -63,6 +66,9 @@ static void unload(struct run *r)
     forward_free(r->forward);
     pool_free(r->pool);
     model_free(r->model);
+    if (r->cache_fd >= 0)
+        close(r->cache_fd);
+    r->cache_fd = -1;
     r->forward = NULL;
     r->pool = NULL;
     r->model = NULL;
@@ -84,17 +90,25 @@ static int make_forward(struct run *r, unsigned threads, struct err *err)
 
 static int load(struct run *r, bool cold, double *ret_seconds, struct err *err)
 {
+    struct model_options how = { .threads = (unsigned)most(&r->options->threads) };
     uint64_t begin;
     int e;
 
     unload(r);
     report_progress("loading, %s", cold ? "cold" : "warm");
+    if (r->options->cache) {
+        r->cache_fd = how.cache_fd = engine_cache_open(r->options->cache, r->options->path, err);
+        if (r->cache_fd < 0)
+            return r->cache_fd;
+    }
     if (cold)
-        make_cold(r->options->path);
+        make_cold(r);
     begin = clock_usec();
-    e = model_open(&r->model, r->options->path, NULL, err);
+    e = model_open(&r->model, r->options->path, &how, err);
     if (e == 0)
-        e = make_forward(r, (unsigned)most(&r->options->threads), err);
+        e = make_forward(r, how.threads, err);
+    if (e == 0)
+        e = model_keep(r->model, err);
     *ret_seconds = seconds_since(begin);
     return e;
 }
@@ -318,7 +332,7 @@ static void run_done(struct run *r)
 
 int bench_run(struct bench_result *ret, const struct bench_options *o, struct bandwidth *b, struct err *err)
 {
-    cleanup(run_done) struct run r = { .result = ret, .options = o, .bandwidth = b,
+    cleanup(run_done) struct run r = { .result = ret, .options = o, .bandwidth = b, .cache_fd = -1,
                                        .n_sessions = MAX(most(&o->batches), 1u) };
     const struct kernels *k = kernels_get(err);
     struct rusage usage;

@@ -21,6 +21,7 @@ static const char help[] =
     "  -r, --runs N         runs of each, of which the median is told (default 5)\n"
     "  -c, --chunk N        rows of a prompt that run together (default 256)\n"
     "      --kv TYPE        keep keys and values as f16 (default), int8 or f32\n"
+    "      --cache DIR      keep the weights there as this machine reads them, as [engine] cache does\n"
     "      --kernels        measure each kernel of each instruction set by itself\n"
     "      --json           JSON on stdout\n"
     "      --help, --version\n\n"
@@ -153,7 +154,7 @@ int main(int argc, char **argv)
         { "batch", required_argument, NULL, 'b' },   { "threads", required_argument, NULL, 't' },
         { "runs", required_argument, NULL, 'r' },    { "chunk", required_argument, NULL, 'c' },
         { "kernels", no_argument, NULL, 'k' },       { "kv", required_argument, NULL, 'K' },
-        { "json", no_argument, NULL, 'j' },
+        { "cache", required_argument, NULL, 'C' },   { "json", no_argument, NULL, 'j' },
         { "help", no_argument, NULL, 'h' },
         { "version", no_argument, NULL, 'V' },
         { 0 },
@@ -175,6 +176,7 @@ int main(int argc, char **argv)
         case 't': good = read_list(optarg, 1, 64, &o.threads); break;
         case 'r': good = read_one(optarg, 1, 1000, &o.n_runs); break;
         case 'c': good = read_one(optarg, 1, 4096, &o.chunk); break;
+        case 'C': o.cache = optarg; break;
         case 'K': good = read_kv(optarg, &o.kv); break;
         case 'k': kernels = true; break;
         case 'j': o.json = true; break;

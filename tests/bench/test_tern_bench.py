@@ -75,7 +75,8 @@ class TernBench(unittest.TestCase):
             self.assertAlmostEqual(kv / (tokens * 2 * 2 * 128), 2, 2, m)      # f16
 
     def test_text(self):
-        r = run("-m", self.model, "-p", "0", "-n", "2", "-r", "1", "-t", "1")
+        r = run("-m", self.model, "-p", "0", "-n", "2", "-r", "1", "-t", "1", "--cache", os.path.join(self.dir.name, "kept"))
+        self.assertTrue(os.listdir(os.path.join(self.dir.name, "kept")))
         self.assertEqual((r.returncode, r.stderr), (0, ""))
         self.assertIn("decode", r.stdout)
         self.assertNotIn("prefill", r.stdout)
