@@ -15,16 +15,18 @@ class Client:
         self.refused = []           # (status, Retry-After, seconds until it was said)
         self.again = 0.0            # not before
 
+    def connect(self):
+        if not self.sock:
+            self.sock = socket.create_connection(("127.0.0.1", self.port))
+            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
     def start(self, now):
         body = self.ask()
         if body is None:
             return False
         data = json.dumps(body).encode()
         head = "".join(f"{k}: {v}\r\n" for k, v in self.headers.items())
-        if not self.sock:
-            self.sock = socket.create_connection(("127.0.0.1", self.port))
-            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.body = body
+        self.connect()
         self.began = time.monotonic()
         self.arrivals, self.seen, self.good = [], b"", False
         self.sock.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
@@ -63,6 +65,8 @@ class Client:
 def run(clients, seconds=60, every_turn=None):
     """Until every client has had enough. Returns the seconds it took."""
     sel, waiting = selectors.DefaultSelector(), []
+    for c in clients:
+        c.connect()
     began = time.monotonic()
     live = 0
     for c in clients:
