@@ -1,11 +1,18 @@
 /* Stands in for the compiler's header where kernels are built for instructions that this machine may lack: SIMDe computes
- * the vectors, amx_model.c the tiles. What SIMDe 0.7.4 has not is written out, from Intel's descriptions. */
+ * the vectors, amx_model.c the tiles. What SIMDe 0.7.4 has not is written out, from Intel's descriptions. Only what is
+ * used is included: all of it takes long to compile. */
 #pragma once
 
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wshadow"
 #define SIMDE_ENABLE_NATIVE_ALIASES
-#include <simde/x86/avx512.h>
+#include <simde/x86/avx512/add.h>
+#include <simde/x86/avx512/and.h>
+#include <simde/x86/avx512/dpbusd.h>
+#include <simde/x86/avx512/loadu.h>
+#include <simde/x86/avx512/set1.h>
+#include <simde/x86/avx512/srli.h>
+#include <simde/x86/avx512/storeu.h>
 #pragma GCC diagnostic pop
 
 #include "amx_model.h"
