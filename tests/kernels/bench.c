@@ -128,12 +128,11 @@ int bench_ternary(const struct kernels *k, unsigned max_threads)
         parts[t] = (struct part){ .thread = t, .out = allocate(MAX_N * 6912 * sizeof(int32_t)),
                                   .x = random_activations(MAX_N * 6912, false) };
     for (unsigned threads = 1; threads <= max_threads; threads *= 2) {
-        struct job read = { .w = w, .matrices = 1, .rows = 2048, .cols = WORKING_SET / 512, .threads = threads };
-        double best, speed = (double)WORKING_SET / 1e9 / run_job(&read, parts, &best);
+        for (size_t s = 0; s < ARRAY_SIZE(shapes); s++) {
+            struct job read = { .w = w, .matrices = 1, .rows = 2048, .cols = WORKING_SET / 512, .threads = threads };
+            double best, middle = run_job(&read, parts, &best), speed = (double)WORKING_SET / 1e9 / best;
 
-        printf("%-10s threads %u  memory %.1f GB/s, best %.1f\n", k->name, threads, speed, (double)WORKING_SET / 1e9 / best);
-        speed = (double)WORKING_SET / 1e9 / best;
-        for (size_t s = 0; s < ARRAY_SIZE(shapes); s++)
+            printf("%-10s threads %u  memory %.1f GB/s, best %.1f\n", k->name, threads, (double)WORKING_SET / 1e9 / middle, speed);
             for (size_t i = 0; i < ARRAY_SIZE(ns); i++) {
                 size_t bytes = shapes[s].rows * shapes[s].cols / 4;
                 double products = (double)(bytes * 4 * ns[i]);
@@ -147,6 +146,7 @@ int bench_ternary(const struct kernels *k, unsigned max_threads)
                        100 * all / best / speed);
                 fflush(stdout);
             }
+        }
     }
     for (unsigned t = 0; t < max_threads; t++) {
         free(parts[t].out);
