@@ -30,6 +30,15 @@ def wait_for(what, fn, seconds=10, every=0.02):
         time.sleep(every)
 
 
+@contextlib.contextmanager
+def stopped(pid):
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
 def free_port():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))

@@ -15,15 +15,6 @@ def worst_health(d, seconds):
     return worst
 
 
-@contextlib.contextmanager
-def stopped(pid):
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
-
-
 def in_background(fn, *args, **kw):
     out = []
     t = threading.Thread(target=lambda: out.append(fn(*args, **kw)), daemon=True)

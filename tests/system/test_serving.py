@@ -79,7 +79,8 @@ def test_overload():
         print(f"      {median(peaks):.0f} answers/s with room, {median(loads):.0f} under overload; {len(refused)} refused, "
               f"told in {median(waits):.2f} ms (p99 {waits[int(len(waits) * 0.99)]:.2f})")
         assert refused and all(status == 503 and after >= 1 for status, after, _ in refused)
-        assert median(loads) > 0.6 * median(peaks)
+        # Short windows say little on a machine that does other things.
+        assert median(loads) > (0.9 if STREAMS >= 64 else 0.3) * median(peaks)
         assert median(waits) < 1000 * median(served), "the refused waited as long as the served"
 
 
@@ -97,9 +98,11 @@ def test_clients_take_turns():
         def ask(name, headers):
             assert d.ask("tell me", headers, repeat_penalty=0.1, max_tokens=60).status == 200
             order.append(name)
-        threads = in_threads(*[lambda: ask("a", a)] * 12)
-        wait_for("a line", lambda: engine(d)["waiting"] >= 8)
-        threads += in_threads(lambda: ask("b", b))
+        with stopped(d.children()["engine"]):       # until the line stands
+            threads = in_threads(*[lambda: ask("a", a)] * 12)
+            wait_for("a line", lambda: engine(d)["waiting"] == 11)
+            threads += in_threads(lambda: ask("b", b))
+            wait_for("b in it", lambda: engine(d)["waiting"] == 12)
         for t in threads:
             t.join(60)
     assert len(order) == 13 and order.index("b") < 8, order
@@ -112,9 +115,12 @@ def test_batch_gives_way():
         def ask(name, headers):
             assert d.ask("tell me", headers, repeat_penalty=0.1, max_tokens=60).status == 200
             order.append(name)
-        threads = in_threads(*[lambda: ask("batch", b)] * 8)
-        wait_for("a line", lambda: engine(d)["waiting"] >= 6)
-        threads += in_threads(*[lambda: ask("one", a)] * 2, lambda: ask("also batch", {**a, "x-tern-priority": "batch"}))
+        with stopped(d.children()["engine"]):
+            threads = in_threads(*[lambda: ask("batch", b)] * 8)
+            wait_for("a line", lambda: engine(d)["waiting"] == 7)
+            threads += in_threads(*[lambda: ask("one", a)] * 2,
+                                  lambda: ask("also batch", {**a, "x-tern-priority": "batch"}))
+            wait_for("all in it", lambda: engine(d)["waiting"] == 10)
         for t in threads:
             t.join(60)
         assert d.ask("tell me", {"x-tern-priority": "soon"}).status == 400
@@ -126,12 +132,13 @@ def test_client_that_leaves():
     with running("engine.sessions=1", "policy.hold_tokens=0") as (d, _):
         body = json.dumps({**LONG, "max_tokens": 480}).encode()
         gone = []
-        for _ in range(8):
-            s = socket.create_connection(("127.0.0.1", d.port))
-            s.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
-                      b"Content-Length: %d\r\n\r\n" % len(body) + body)
-            gone.append(s)
-        wait_for("a line", lambda: engine(d)["waiting"] >= 3, 5, 0.002)
+        with stopped(d.children()["engine"]):
+            for _ in range(8):
+                s = socket.create_connection(("127.0.0.1", d.port))
+                s.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+                          b"Content-Length: %d\r\n\r\n" % len(body) + body)
+                gone.append(s)
+            wait_for("a line", lambda: engine(d)["waiting"] == 7)
         for s in gone:
             s.close()
         began = time.monotonic()
