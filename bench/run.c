@@ -123,7 +123,7 @@ static int load(struct run *r, bool cold, double *ret_seconds, struct err *err)
     if (e == 0)
         e = make_forward(r, how.threads, err);
     if (e == 0)
-        e = model_keep(r->model, err);
+        e = model_keep(r->model, NULL);
     *ret_seconds = seconds_since(begin);
     return e;
 }

@@ -22,6 +22,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <openssl/evp.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
@@ -56,7 +59,13 @@ struct header {
 
 struct cache {
     int fd;                             /* -1: none, or not to be written */
-    bool warm;                          /* the region is a file that was whole when it was opened */
+    atomic_bool warm;                   /* the region is a file that is whole */
+    bool sealed;                        /* no more sections: they are being written, or were */
+    pthread_t writer;
+    bool writes;
+    atomic_bool stop;
+    void (*failed)(const char *why);
+    int result;                         /* of writing */
     struct identity identity;
     char layout[16], digest[80];
     uint8_t *region;
@@ -251,7 +260,7 @@ int cache_new(struct cache **ret, int fd, const struct source *s, const char *la
         c->identity = identity_of(st);
         r = open_file(c, err);
     }
-    c->warm = r > 0;
+    c->warm = c->sealed = r > 0;
     if (!c->warm) {
         /* Addresses, not memory: what is not touched costs nothing. */
         void *p = mmap(NULL, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -281,6 +290,8 @@ void cache_free(struct cache *c)
 {
     if (!c)
         return;
+    c->stop = true;
+    cache_settle(c);
     if (c->region)
         munmap(c->region, c->room);
     arena_done(&c->more);
@@ -322,9 +333,9 @@ int cache_section(struct cache *c, const char *name, size_t bytes, void **ret)
         *ret = c->region + there->offset;
         return 1;
     }
-    if (c->warm || at > c->room || bytes > c->room - at || c->n_sections == MAX_SECTIONS ||
+    if (c->sealed || at > c->room || bytes > c->room - at || c->n_sections == MAX_SECTIONS ||
         strlen(name) >= sizeof(s->name)) {
-        c->fd = -1;                     /* not all is in the region: it is not to be kept */
+        c->fd = c->sealed ? c->fd : -1; /* not all is in the region: it is not to be kept */
         *ret = arena_alloc(&c->more, bytes);
         return *ret ? 0 : -ENOMEM;
     }
@@ -338,10 +349,13 @@ int cache_section(struct cache *c, const char *name, size_t bytes, void **ret)
 
 /* ---- writing it ------------------------------------------------------------------------------------------------- */
 
-static int write_all(int fd, const void *data, size_t n, off_t at)
+static int write_all(const struct cache *c, const void *data, size_t n, off_t at)
 {
     while (n) {
-        ssize_t done = pwrite(fd, data, MIN(n, WRITE_BYTES), at);
+        ssize_t done = c->stop ? -1 : pwrite(c->fd, data, MIN(n, WRITE_BYTES), at);
+
+        if (c->stop)
+            return -ECANCELED;
 
         if (done < 0 && errno != EINTR)
             return -errno;
@@ -354,7 +368,7 @@ static int write_all(int fd, const void *data, size_t n, off_t at)
     return 0;
 }
 
-static int write_file(struct cache *c, const char *digest)
+static int write_file(const struct cache *c)
 {
     struct header h = { .version = VERSION, .n_sections = (uint32_t)c->n_sections, .identity = c->identity,
                         .body_bytes = c->used };
@@ -362,35 +376,62 @@ static int write_file(struct cache *c, const char *digest)
 
     memcpy(h.magic, magic, sizeof(magic));
     memcpy(h.layout, c->layout, sizeof(h.layout));
-    snprintf(h.digest, sizeof(h.digest), "%s", digest);
+    memcpy(h.digest, c->digest, sizeof(h.digest));
     if ((r = sum_of(h.sum, &h, c->sections)) < 0 || (r = ftruncate(c->fd, 0) < 0 ? -errno : 0) < 0 ||
-        (r = write_all(c->fd, c->sections, c->n_sections * sizeof(*c->sections), sizeof(h))) < 0 ||
-        (r = write_all(c->fd, c->region, c->used, BODY)) < 0 || (r = fsync(c->fd) < 0 ? -errno : 0) < 0 ||
-        (r = write_all(c->fd, &h, sizeof(h), 0)) < 0 || (r = fsync(c->fd) < 0 ? -errno : 0) < 0) {
-        if (ftruncate(c->fd, 0) < 0)
+        (r = write_all(c, c->sections, c->n_sections * sizeof(*c->sections), sizeof(h))) < 0 ||
+        (r = write_all(c, c->region, c->used, BODY)) < 0 || (r = fsync(c->fd) < 0 ? -errno : 0) < 0 ||
+        (r = write_all(c, &h, sizeof(h), 0)) < 0 || (r = fsync(c->fd) < 0 ? -errno : 0) < 0) {
+        if (ftruncate(c->fd, 0) < 0)                    /* what cannot be undone is found out by the next start */
             return r;
         return r;
     }
     return 0;
 }
 
-int cache_keep(struct cache *c, const char *digest, struct err *err)
+/* Others may be reading the region all the time. */
+static void *write_and_map(void *arg)
 {
+    struct cache *c = arg;
     size_t whole = (c->used + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
-    int r;
 
-    if (c->fd < 0 || c->warm || !c->n_sections)
-        return 0;
-    r = write_file(c, digest);
-    if (r < 0)
-        return err_set(err, r, "the repacked weights cannot be kept: %s", strerror(-r));
+    c->result = write_file(c);
+    if (c->result < 0) {
+        if (c->failed && c->result != -ECANCELED)
+            c->failed(strerror(-c->result));
+        return NULL;
+    }
     flock(c->fd, LOCK_SH | LOCK_NB);
-    /* From here on the file itself, in the same place; what is behind it was never touched. */
+    /* From here on the file itself, the same bytes in the same place; what is behind it was never touched. */
     if (map_file(c->fd, c->used, c->region) && whole < c->room) {
         munmap(c->region + whole, c->room - whole);
         c->room = whole;
     }
     c->warm = true;
-    c->fd = -1;
-    return 0;
+    return NULL;
+}
+
+int cache_keep(struct cache *c, const char *digest, void (*failed)(const char *why))
+{
+    sigset_t all, before;
+    int r;
+
+    if (c->fd < 0 || c->sealed || !c->n_sections)
+        return 0;
+    c->sealed = true;
+    c->failed = failed;
+    snprintf(c->digest, sizeof(c->digest), "%s", digest);
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    r = pthread_create(&c->writer, NULL, write_and_map, c);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    c->writes = !r;
+    return -r;
+}
+
+int cache_settle(struct cache *c)
+{
+    if (c->writes)
+        pthread_join(c->writer, NULL);
+    c->writes = false;
+    return c->result;
 }

@@ -108,8 +108,10 @@ const char *cache_digest(const struct cache *c);        /* of the model, when it
 /* Room for what `name` says, 64-byte aligned, for the cache's life. 1: it is there and not to be written; 0: to be filled;
  * -ENOMEM. From one thread. */
 int cache_section(struct cache *c, const char *name, size_t bytes, void **ret);
-/* Write the file and go over to it, where there is one. 0 or -errno with *err. */
-int cache_keep(struct cache *c, const char *digest, struct err *err);
+/* No more sections: begin to write the file, where there is one, in a thread that then puts it in the region's place; who
+ * reads that notices nothing. `failed` (or NULL) is called there with the reason. 0, or -errno: there is no thread. */
+int cache_keep(struct cache *c, const char *digest, void (*failed)(const char *why));
+int cache_settle(struct cache *c);              /* wait for it: 0, or the -errno of writing */
 
 /* ---- weights.c: matrices, in whatever type the file holds them -------------------------------------------------- */
 /* Packed in `layout` (kernels.h), rows of `padded` columns; y = sum * scale * what one step of the input is worth.
@@ -209,8 +211,8 @@ struct model {
 int model_open(struct model **ret, const char *path, const struct model_options *options, struct err *err);
 int model_open_memory(struct model **ret, const void *data, size_t size, const struct model_options *options, struct err *err);
 void model_free(struct model *m);
-/* When all that is to be kept for the next start has been made: write it. 0, or -errno with *err, the model none the worse. */
-int model_keep(struct model *m, struct err *err);
+/* When all that is to be kept for the next start has been made: cache_keep(). */
+int model_keep(struct model *m, void (*failed)(const char *why));
 /* Give back the memory of n bytes of the model's file (source_forget()). */
 void model_forget(const struct model *m, const void *data, size_t n);
 static inline void model_freep(struct model **m) { model_free(*m); }

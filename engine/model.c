@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <math.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -536,8 +537,39 @@ static int refuse_unused(struct loader *l)
 
 /* ---- the file --------------------------------------------------------------------------------------------------- */
 
+/* The digest of the file, by a thread beside the one that loads. */
+struct digesting {
+    const struct source *source;
+    char *digest;
+    pthread_t thread;
+    bool started;
+    int result;
+};
+
+static void *digest_thread(void *arg)
+{
+    struct digesting *d = arg;
+
+    d->result = source_digest(d->source, d->digest);
+    return NULL;
+}
+
+static void digest_start(struct digesting *d)
+{
+    d->started = !pthread_create(&d->thread, NULL, digest_thread, d);
+}
+
+/* Also where loading has failed: the file goes away then. */
+static void digest_wait(struct digesting *d)
+{
+    if (d->started)
+        pthread_join(d->thread, NULL);
+    d->started = false;
+}
+
 static int load(struct model *m, const struct model_options *options, struct err *err)
 {
+    cleanup(digest_wait) struct digesting digesting = { .source = m->map->source, .digest = m->digest, .result = 1 };
     cleanup(freep) bool *used = calloc(source_tensor_count(m->map->source) + 1, sizeof(*used));
     cleanup(pool_freep) struct pool *pool = NULL;
     struct loader l = { .m = m, .options = options, .source = m->map->source, .g = source_keys(m->map->source),
@@ -558,6 +590,8 @@ static int load(struct model *m, const struct model_options *options, struct err
     r = cache_new(&m->cache, options->cache_fd, l.source, order, &m->note);
     if (r < 0)
         return r;
+    if (options->threads > 1 && !cache_is_warm(m->cache))
+        digest_start(&digesting);
     if ((r = find_graph(&l, &graph)) < 0 || (r = read_sizes(&l)) < 0 || (r = read_variant(&l, graph)) < 0 ||
         (r = read_name(&l)) < 0 || (r = tokenizer_new(&m->tokenizer, l.g, err)) < 0 || (r = load_ends(&l)) < 0)
         return r;
@@ -581,10 +615,12 @@ static int load(struct model *m, const struct model_options *options, struct err
     if (r < 0)
         return r;
     m->file_bytes = source_bytes(l.source);
-    if (!cache_is_warm(m->cache))
-        return source_digest(l.source, m->digest);
-    snprintf(m->digest, sizeof(m->digest), "%s", cache_digest(m->cache));
-    return 0;
+    digest_wait(&digesting);
+    if (cache_is_warm(m->cache))
+        snprintf(m->digest, sizeof(m->digest), "%s", cache_digest(m->cache));
+    else if (digesting.result > 0)
+        digest_thread(&digesting);
+    return MIN(digesting.result, 0);
 }
 
 /* path NULL: data. */
@@ -622,9 +658,9 @@ int model_open_memory(struct model **ret, const void *data, size_t size, const s
     return model_new(ret, NULL, data, size, options, err);
 }
 
-int model_keep(struct model *m, struct err *err)
+int model_keep(struct model *m, void (*failed)(const char *why))
 {
-    return cache_keep(m->cache, m->digest, err);
+    return cache_keep(m->cache, m->digest, failed);
 }
 
 void model_forget(const struct model *m, const void *data, size_t n)

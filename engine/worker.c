@@ -152,6 +152,11 @@ static unsigned count_threads(const struct engine_config *cfg)
     return MIN(MAX((unsigned)CPU_COUNT(&set), 1u), MAX_THREADS);
 }
 
+static void not_kept(const char *why)
+{
+    log_warning("the repacked weights cannot be kept for the next start: %s", why);
+}
+
 static int load(struct worker *w, struct err *err)
 {
     const struct engine_config *cfg = w->cfg;
@@ -159,7 +164,6 @@ static int load(struct worker *w, struct err *err)
         .i2s_layout = cfg->i2s_layout, .weight_only = cfg->weight_only, .act_override = cfg->activation,
         .cache_fd = cfg->cache_fd, .threads = count_threads(cfg), .template = cfg->template,
     };
-    struct err note = { "" };
     int r;
 
     if (!kernels_get(err))
@@ -184,9 +188,7 @@ static int load(struct worker *w, struct err *err)
     if (r < 0)
         return err_set(err, r, "threads: %s", strerror(-r));
     r = scheduler_init(w, err);
-    if (r == 0 && model_keep(w->model, &note) < 0)
-        log_warning("%s", note.msg);
-    return r;
+    return r < 0 ? r : model_keep(w->model, not_kept);
 }
 
 static int send_ready(struct worker *w, uint64_t load_usec)
