@@ -17,7 +17,7 @@ LOAD = os.path.join(BUILD, "tests/load/load")
 GATEWAY = os.path.join(BUILD, "gateway/node_modules/@portkey-ai/gateway/build/start-server.js")
 ENGINE_USEC = 2000          # of the stand-in engine where it is to take as long as a fast model
 SETTINGS = ["engine.sessions=64", "engine.queue=4096", "log.level=warning"]
-MOST_USEC = 3000 if FULL else 200000 * harness.PATIENCE     # added to half of the calls
+MOST_USEC = 3000 if FULL else 50000 * harness.PATIENCE      # added to half of the calls
 CHAT = "/v1/chat/completions"
 harness.TERND = os.path.join(BUILD, "tests/load/ternd_stub")
 
@@ -92,7 +92,7 @@ def test_cloud_and_gateway():
 def test_many_at_once():
     with stubbed() as (d, stub):
         got = load("local, 64 clients", d.port, "POST", CHAT, body("local"), clients=64, n=30000)
-        assert got["per_sec"] > (2000 if FULL else 20 / harness.PATIENCE), got
+        assert got["per_sec"] > (2000 if FULL else 200 / harness.PATIENCE), got
         check_recorded(d, 40000 if FULL else 4000)
 
 
@@ -107,7 +107,7 @@ def test_idle_and_slow_connections():
         print(f"      /health beside {idle} idle and {slow} slow: p50 {got['p50']} p99 {got['p99']} µs, "
               f"{got['reopened']} connections were closed and opened again")
         assert got["errors"] == 0
-        assert got["p99"] < (10000 if FULL else 500000) * harness.PATIENCE, got
+        assert got["p99"] < (10000 if FULL else 50000) * harness.PATIENCE, got
 
 
 run(globals())

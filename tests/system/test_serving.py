@@ -68,7 +68,7 @@ def test_overload():
         served = []
         goodput(8, 0.5)
         peaks, loads, refused = [], [], []
-        for _ in range(2):
+        for _ in range(5):          # by turns, so that what else the machine does is beside both
             peak, none = goodput(8, 0.7)
             assert not none, none
             rate, said = goodput(80, 1.2)
@@ -79,9 +79,8 @@ def test_overload():
         print(f"      {median(peaks):.0f} answers/s with room, {median(loads):.0f} under overload; {len(refused)} refused, "
               f"told in {median(waits):.2f} ms (p99 {waits[int(len(waits) * 0.99)]:.2f})")
         assert refused and all(status == 503 and after >= 1 for status, after, _ in refused)
-        # Short windows say little on a machine that does other things.
-        assert median(loads) > (0.9 if STREAMS >= 64 else 0.3) * median(peaks)
-        assert median(waits) < 1000 * median(served), "the refused waited as long as the served"
+        assert median(loads) > (0.9 if STREAMS >= 64 else 0.6) * median(peaks)
+        assert median(waits) < min(50 * PATIENCE, 1000 * median(served)), "the refused waited as long as the served"
 
 
 def in_threads(*calls):
